@@ -8,7 +8,6 @@ import pytest
 from backend.domain.jobs import QUEUE_CONTROL, QUEUE_GPU, QUEUE_VLLM
 from tests.live import Live
 from tests.worker.tiny import save_tiny
-from worker import jobs
 from worker.heart import queue_of
 
 
@@ -36,6 +35,6 @@ def test_batches_for_a_missing_engine_wait_and_block_nobody(tmp_path: Path) -> N
 
 
 def test_work_of_a_dead_worker_goes_back_where_its_engine_is() -> None:
-    assert queue_of("measure_shard", QUEUE_VLLM) == QUEUE_VLLM
-    assert queue_of("measure_shard", "_dbos_internal_queue") == QUEUE_GPU
-    assert queue_of(jobs.RUN_ANALYSIS, None) == QUEUE_CONTROL
+    assert queue_of(QUEUE_VLLM, None) == QUEUE_VLLM
+    assert queue_of("_dbos_internal_queue", None) == QUEUE_GPU
+    assert queue_of(None, "analysis") == QUEUE_CONTROL

@@ -21,7 +21,7 @@ from dbos import DBOS
 from filelock import FileLock, Timeout
 from sqlalchemy import make_url
 
-from backend.domain.jobs import APP_NAME, APP_VERSION, QUEUE_CONTROL, QUEUE_OF_ENGINE
+from backend.domain.jobs import APP_NAME, APP_VERSION, QUEUE_CONTROL, QUEUE_CPU, QUEUE_OF_ENGINE
 from backend.settings import Settings, get_settings
 from backend.store.engine import shared_engine, writing
 from backend.store.migrate import upgrade
@@ -33,6 +33,7 @@ from worker.heart import beat
 log = logging.getLogger("routeprint.worker")
 _POLL_SECONDS = 0.25
 _CONTROL_SLOTS = 16
+_CPU_SLOTS = 2
 
 
 @contextmanager
@@ -78,9 +79,10 @@ def start_queue(settings: Settings, name: str, engines: Sequence[str]) -> None:
             "notification_listener_polling_interval_sec": _POLL_SECONDS,
         }
     )
-    DBOS.listen_queues([QUEUE_CONTROL, *(QUEUE_OF_ENGINE[engine] for engine in engines)])
+    DBOS.listen_queues([QUEUE_CONTROL, QUEUE_CPU, *(QUEUE_OF_ENGINE[engine] for engine in engines)])
     DBOS.launch()
     DBOS.register_queue(QUEUE_CONTROL, worker_concurrency=_CONTROL_SLOTS, polling_interval_sec=_POLL_SECONDS)
+    DBOS.register_queue(QUEUE_CPU, worker_concurrency=_CPU_SLOTS, polling_interval_sec=_POLL_SECONDS)
     for queue in QUEUE_OF_ENGINE.values():
         DBOS.register_queue(queue, worker_concurrency=1, polling_interval_sec=_POLL_SECONDS)
 

@@ -1,6 +1,6 @@
 """The child process: `python -m worker.engine STAGE ARGS`. Loads torch, does one stage, answers, ends.
 
-Stages: scan · measure ANALYSIS FIRST STOP JOB · train TRAINING JOB. Started by worker/child.py only.
+Stages: scan · measure ANALYSIS FIRST STOP JOB · training TRAINING JOB. Started by worker/child.py only.
 """
 
 import sys
@@ -20,7 +20,7 @@ def run_stage(stage: str, args: list[str]) -> object:
         from worker.measuring import measure_shard
 
         return measure_shard(args[0], int(args[1]), int(args[2]), args[3])
-    if stage == "train":
+    if stage == "training":
         from worker.tuning import run_training
 
         return run_training(args[0], args[1])

@@ -8,14 +8,13 @@ from typing import Any
 from dbos import DBOS
 from sqlalchemy import select
 
-from backend.domain.jobs import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, QUEUE_OF_ENGINE, WORKFLOWS
+from backend.domain.jobs import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, QUEUE_GPU, QUEUES, WORKFLOWS
 from backend.settings import Settings
 from backend.store import tables as t
 from backend.store.engine import reading, shared_engine, writing
 from backend.store.writes import heartbeat
 
 log = logging.getLogger("routeprint.worker")
-_QUEUE_OF = dict(WORKFLOWS.values()) | {"measure_shard": "gpu"}
 
 
 def beat(settings: Settings, row: dict[str, Any], done: threading.Event) -> None:
@@ -37,9 +36,21 @@ def alive_workers(settings: Settings) -> set[str]:
         return set(session.scalars(select(t.Worker.executor_id).where(t.Worker.last_seen >= limit)))
 
 
-def queue_of(workflow: str, before: str | None) -> str:
-    """Return the queue that a workflow goes back into: the one it came from, as its engine may be on no other."""
-    return before if before and before in QUEUE_OF_ENGINE.values() else _QUEUE_OF[workflow]
+def queue_of(before: str | None, kind: str | None) -> str:
+    """Return the queue that a workflow goes back into: the one it came from, as its engine may be on no other.
+
+    kind: of its job; None for a shard, which has no job of its own.
+    """
+    if before in QUEUES:
+        return before
+    return WORKFLOWS[kind][1] if kind else QUEUE_GPU
+
+
+def _kinds_of(settings: Settings, ids: list[str]) -> dict[str, str]:
+    if not ids:
+        return {}
+    with reading(shared_engine(settings.tables_url)) as session:
+        return dict(session.execute(select(t.Job.id, t.Job.kind).where(t.Job.id.in_(ids))).all())
 
 
 def reap(settings: Settings) -> list[str]:
@@ -47,7 +58,10 @@ def reap(settings: Settings) -> list[str]:
     pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
     alive = alive_workers(settings) if pending else set()
     orphans = [w for w in pending if w.executor_id not in alive]
+    kinds = _kinds_of(settings, [w.workflow_id for w in orphans])
     for workflow in orphans:
         log.warning("taking over %s from dead worker %s", workflow.workflow_id, workflow.executor_id)
-        DBOS.resume_workflow(workflow.workflow_id, queue_name=queue_of(workflow.name, workflow.queue_name))
+        DBOS.resume_workflow(
+            workflow.workflow_id, queue_name=queue_of(workflow.queue_name, kinds.get(workflow.workflow_id))
+        )
     return [w.workflow_id for w in orphans]

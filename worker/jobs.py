@@ -6,13 +6,14 @@ it never reaches the handlers below: whoever cancels has written the final statu
 """
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 
 from dbos import DBOS, SetWorkflowID
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import NotFound
-from backend.domain.jobs import QUEUE_OF_ENGINE, RUN_ANALYSIS, RUN_SCAN, RUN_TRAINING
+from backend.domain.jobs import QUEUE_CPU, QUEUE_OF_ENGINE, RUN_ANALYSIS, RUN_SCAN, RUN_STAGE, WORKFLOWS
 from backend.settings import get_settings
 from backend.store import tables as t
 from backend.store import writes
@@ -26,8 +27,6 @@ _DEATHS = 3
 _gpu_slot = asyncio.Lock()
 """One stage at a time loads a model here, from whichever queue it came."""
 
-Subject = type[t.Analysis] | type[t.Training]
-
 
 def _engine() -> Any:
     return shared_engine(get_settings().tables_url)
@@ -39,6 +38,12 @@ def _queue_of(analysis_id: str) -> str:
         return QUEUE_OF_ENGINE[session.get_one(t.Analysis, analysis_id).engine]
 
 
+def _kind_of(job_id: str) -> str:
+    """Return a job's kind. A job never changes it, so this needs no step."""
+    with reading(_engine()) as session:
+        return session.get_one(t.Job, job_id).kind
+
+
 def _executor() -> str:
     return DBOS.executor_id
 
@@ -48,7 +53,7 @@ def _log(job_id: str, message: str, level: str = "info") -> None:
         writes.log(session, job_id, message, level)
 
 
-def _begin(session: Session, table: Subject, id_: str, job_id: str) -> bool:
+def _begin(session: Session, table: type[t.Run], id_: str, job_id: str) -> bool:
     writes.start_job(session, job_id, _executor())
     writes.log(session, job_id, f"started on {_executor()}")
     return writes.start(session, table, id_)
@@ -77,13 +82,13 @@ async def measure(job_id: str, analysis_id: str, first: int, stop: int) -> int:
 
 
 @DBOS.step(preemptible=True)
-async def train(job_id: str, training_id: str) -> int:
-    """Freeze the targets and train, from the newest valid checkpoint if there is one, in a child process."""
+async def do_stage(job_id: str, kind: str, id_: str) -> Any:
+    """Do the one stage of a run in a child process: `python -m worker.engine KIND ID JOB`."""
     with writing(_engine()) as session:
-        if not _begin(session, t.Training, training_id, job_id):
-            return 0
-    async with _gpu_slot:
-        return int(await _child(job_id, "train", training_id, job_id))
+        if not _begin(session, t.RUNS[kind], id_, job_id):
+            return None
+    async with nullcontext() if WORKFLOWS[kind][1] == QUEUE_CPU else _gpu_slot:
+        return await _child(job_id, kind, id_, job_id)
 
 
 @DBOS.step(preemptible=True)
@@ -135,14 +140,15 @@ async def run_analysis(job_id: str, analysis_id: str) -> None:
         raise RuntimeError(_words(error)) from None
 
 
-@DBOS.workflow(name=RUN_TRAINING, max_recovery_attempts=_DEATHS)
-async def run_training(job_id: str, training_id: str) -> None:
-    """One training run, on one GPU slot."""
+@DBOS.workflow(name=RUN_STAGE, max_recovery_attempts=_DEATHS)
+async def run_stage(job_id: str, id_: str) -> None:
+    """A run of one stage, in the slot of its queue: a training, statistics, ..."""
+    kind = _kind_of(job_id)
     try:
-        await train(job_id, training_id)
-        await end(job_id, "training", training_id, "succeeded")
+        await do_stage(job_id, kind, id_)
+        await end(job_id, kind, id_, "succeeded")
     except Exception as error:
-        await end(job_id, "training", training_id, "failed", _words(error))
+        await end(job_id, kind, id_, "failed", _words(error))
         raise RuntimeError(_words(error)) from None
 
 

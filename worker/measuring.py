@@ -97,7 +97,7 @@ def check_model(analysis: t.Analysis, words: Words) -> None:
             )
 
 
-def still_wanted(engine: Engine, table: type[t.Analysis] | type[t.Training], id_: str) -> bool:
+def still_wanted(engine: Engine, table: type[t.Run], id_: str) -> bool:
     """Return False once a run was cancelled, finished by somebody else or deleted."""
     with reading(engine) as session:
         return session.scalar(select(table.status).where(table.id == id_, table.deleted_at.is_(None))) == "running"

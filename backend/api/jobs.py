@@ -29,7 +29,7 @@ def show_all(session: Session, found: Sequence[t.Job]) -> list[JobOut]:
     return [_show(job, subjects.get(job.subject_id), alive) for job in found]
 
 
-def _show(job: t.Job, subject: t.Analysis | t.Training | None, alive: Sequence[t.Worker]) -> JobOut:
+def _show(job: t.Job, subject: t.Run | None, alive: Sequence[t.Worker]) -> JobOut:
     fields = ("id", "kind", "subject_id", "status", "error", "executor_id", "created_at", "started_at", "finished_at")
     return JobOut.model_validate(
         {name: getattr(job, name) for name in fields}

@@ -1,4 +1,4 @@
-"""What analyses and trainings have in common at the edge: cancel, resume, verify, patch, delete, undelete."""
+"""What all kinds of runs share at the edge: cancel, resume, verify, patch, delete, undelete."""
 
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
@@ -34,7 +34,7 @@ _FIELDS = (
 )
 
 
-def shown_fields(run: t.Analysis | t.Training, job_ids: dict[str, str]) -> dict[str, Any]:
+def shown_fields(run: t.Run, job_ids: dict[str, str]) -> dict[str, Any]:
     """Return the fields that every long-running resource shows."""
     fields = {name: getattr(run, name) for name in _FIELDS}
     return fields | {"progress": Progress(**jobs.progress_of(run)), "job_id": job_ids.get(run.id)}

@@ -1,7 +1,7 @@
 """Names that both ends of the queue must agree on. Bump APP_VERSION only when the order of workflow steps changes."""
 
 APP_NAME = "routeprint"
-APP_VERSION = "jobs-1"
+APP_VERSION = "jobs-2"
 PRIORITY = 100
 """Every job carries a priority: the queue runs jobs without one before the most urgent."""
 
@@ -11,14 +11,18 @@ QUEUE_GPU = "gpu"
 """One slot per worker process: whatever loads a model runs here."""
 QUEUE_VLLM = "gpu-vllm"
 """Shards that only a worker with vLLM takes; they share its one slot."""
+QUEUE_CPU = "cpu"
+"""Stages that need no GPU and must not wait for one: statistics, imports. Two at a time per worker."""
 QUEUE_OF_ENGINE = {"transformers": QUEUE_GPU, "vllm": QUEUE_VLLM}
+QUEUES = (QUEUE_CONTROL, QUEUE_CPU, *QUEUE_OF_ENGINE.values())
 
 RUN_ANALYSIS = "run_analysis"
-RUN_TRAINING = "run_training"
+RUN_STAGE = "run_stage"
+"""A run that is one stage: its kind names the stage of worker/engine.py, its queue says where it may run."""
 RUN_SCAN = "run_scan"
 WORKFLOWS = {
     "analysis": (RUN_ANALYSIS, QUEUE_CONTROL),
-    "training": (RUN_TRAINING, QUEUE_GPU),
+    "training": (RUN_STAGE, QUEUE_GPU),
     "scan": (RUN_SCAN, QUEUE_CONTROL),
 }
 """Kind of job -> (workflow, queue). Every workflow takes (job_id, subject_id)."""

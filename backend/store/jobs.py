@@ -13,7 +13,6 @@ from backend.domain.jobs import ACTIVE, DEAD_AFTER_SECONDS, FINISHED
 from backend.store import tables as t
 from backend.store.paging import Key, Page, page
 
-SUBJECTS: dict[str, type[t.Analysis] | type[t.Training]] = {"analysis": t.Analysis, "training": t.Training}
 SCAN_SUBJECT = "models"
 
 
@@ -50,13 +49,13 @@ def newest_of(session: Session, subject_ids: Sequence[str]) -> dict[str, str]:
     return dict(session.execute(query.order_by(t.Job.created_at, t.Job.id)).all())
 
 
-def subjects_of(session: Session, jobs: Sequence[t.Job]) -> dict[str, t.Analysis | t.Training]:
+def subjects_of(session: Session, jobs: Sequence[t.Job]) -> dict[str, t.Run]:
     """Return the resources that these jobs work on, by id."""
-    ids = {job.subject_id for job in jobs}
-    found: list[t.Analysis | t.Training] = []
-    found += session.scalars(select(t.Analysis).where(t.Analysis.id.in_(ids)))
-    found += session.scalars(select(t.Training).where(t.Training.id.in_(ids)))
-    return {row.id: row for row in found}
+    found: dict[str, t.Run] = {}
+    for kind in {job.kind for job in jobs} & set(t.RUNS):
+        table, ids = t.RUNS[kind], {job.subject_id for job in jobs if job.kind == kind}
+        found |= {row.id: row for row in session.scalars(select(table).where(table.id.in_(ids)))}
+    return found
 
 
 def active_scan(session: Session) -> t.Job | None:
@@ -81,7 +80,7 @@ def is_alive(worker: t.Worker) -> bool:
     return datetime.fromisoformat(worker.last_seen) >= oldest
 
 
-def waiting_for(job: t.Job, subject: t.Analysis | t.Training | None, alive: Sequence[t.Worker]) -> str | None:
+def waiting_for(job: t.Job, subject: t.Run | None, alive: Sequence[t.Worker]) -> str | None:
     """Say what a job lacks, in words; None if it only waits for its turn or does not wait at all.
 
     A running analysis lacks something too where the workers with its engine have all gone.
@@ -99,7 +98,7 @@ def waiting_for(job: t.Job, subject: t.Analysis | t.Training | None, alive: Sequ
     return None
 
 
-def cancel(session: Session, table: type[t.Analysis] | type[t.Training], id_: str) -> list[str]:
+def cancel(session: Session, table: type[t.Run], id_: str) -> list[str]:
     """Set a queued or running resource and its jobs to cancelled; return the jobs' ids for the queue.
 
     Raises Conflict if it is finished already.
@@ -121,7 +120,7 @@ def cancel(session: Session, table: type[t.Analysis] | type[t.Training], id_: st
 
 def resume(session: Session, kind: str, id_: str) -> t.Job:
     """Queue a failed or cancelled resource again, as a new job on the same resource. Raises Conflict otherwise."""
-    table = SUBJECTS[kind]
+    table = t.RUNS[kind]
     result = session.execute(
         update(table)
         .where(table.id == id_, table.status.in_(("failed", "cancelled")), table.deleted_at.is_(None))
@@ -146,7 +145,7 @@ def is_finished(job: t.Job) -> bool:
     return job.status in FINISHED
 
 
-def progress_of(subject: t.Analysis | t.Training | None) -> dict[str, Any]:
+def progress_of(subject: t.Run | None) -> dict[str, Any]:
     """Return {done, total, eta_seconds, stage}; the ETA assumes that the rest goes as the run did so far."""
     if subject is None:
         return {"done": 0, "total": 0, "eta_seconds": None, "stage": ""}

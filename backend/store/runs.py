@@ -1,4 +1,4 @@
-"""What analyses and trainings have in common in the store: found, listed, renamed, deleted softly and brought back."""
+"""What all kinds of runs share in the store: found, listed, renamed, deleted softly and brought back."""
 
 from typing import Any, TypeVar
 
@@ -10,12 +10,12 @@ from backend.domain.jobs import ACTIVE
 from backend.store import tables as t
 from backend.store.paging import Key, Page, page
 
-Run = TypeVar("Run", t.Analysis, t.Training)
+Run = TypeVar("Run", bound=t.Run)
 
 
-def noun(table: type[t.Analysis] | type[t.Training]) -> str:
-    """Return the word for one of these."""
-    return "analysis" if table is t.Analysis else "training"
+def noun(table: type[t.Run]) -> str:
+    """Return the word for one of these: its kind of job."""
+    return next(kind for kind, own in t.RUNS.items() if own is table)
 
 
 def get(session: Session, table: type[Run], id_: str) -> Run:

@@ -90,8 +90,10 @@ class Model(Base):
     scanned_by: Mapped[str] = mapped_column(String(200))
 
 
-class Runnable:
+class Run(Base):
     """Columns that every long-running resource has. status: queued running succeeded failed cancelled."""
+
+    __abstract__ = True
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     name: Mapped[str] = mapped_column(String(200))
@@ -109,7 +111,7 @@ class Runnable:
     deleted_at: Mapped[str | None] = mapped_column(String(40))
 
 
-class Analysis(Runnable, Base):
+class Analysis(Run):
     """One batch plan measured on one model."""
 
     __tablename__ = "analyses"
@@ -219,7 +221,7 @@ class ExpertSet(Base):
     created_at: Mapped[str] = mapped_column(String(40), default=utcnow)
 
 
-class Training(Runnable, Base):
+class Training(Run):
     """One training run on the batches of one analysis."""
 
     __tablename__ = "trainings"
@@ -278,7 +280,7 @@ class Job(Base):
     __tablename__ = "jobs"
 
     id: Mapped[str] = mapped_column(String(80), primary_key=True)
-    kind: Mapped[str] = mapped_column(String(20))  # analysis | training | scan
+    kind: Mapped[str] = mapped_column(String(20))  # a key of RUNS, or scan
     subject_id: Mapped[str] = mapped_column(String(40), index=True)
     status: Mapped[str] = mapped_column(String(16), default="queued", index=True)
     error: Mapped[str | None] = mapped_column(Text)
@@ -328,3 +330,7 @@ class IdempotencyKey(Base):
     status_code: Mapped[int]
     response: Mapped[dict[str, Any]]
     created_at: Mapped[str] = mapped_column(String(40), default=utcnow)
+
+
+RUNS: dict[str, type[Run]] = {"analysis": Analysis, "training": Training}
+"""Kind of job -> what it works on. A kind is also the noun for one such thing."""

@@ -165,7 +165,7 @@ def record_step(session: Session, training_id: str, row: dict[str, Any]) -> bool
     return True
 
 
-def start(session: Session, table: type[t.Analysis] | type[t.Training], id_: str, **values: Any) -> bool:
+def start(session: Session, table: type[t.Run], id_: str, **values: Any) -> bool:
     """Set a queued or running resource to running. False if it was cancelled, finished or deleted meanwhile."""
     now = t.utcnow()
     result = session.execute(
@@ -176,14 +176,12 @@ def start(session: Session, table: type[t.Analysis] | type[t.Training], id_: str
     return isinstance(result, CursorResult) and result.rowcount == 1
 
 
-def set_stage(session: Session, table: type[t.Analysis] | type[t.Training], id_: str, **values: Any) -> None:
+def set_stage(session: Session, table: type[t.Run], id_: str, **values: Any) -> None:
     """Change stage, progress or environment of a resource that is still active."""
     session.execute(update(table).where(table.id == id_, table.status.in_(ACTIVE)).values(**values))
 
 
-def finish(
-    session: Session, table: type[t.Analysis] | type[t.Training], id_: str, status: str, error: str | None = None
-) -> bool:
+def finish(session: Session, table: type[t.Run], id_: str, status: str, error: str | None = None) -> bool:
     """Set the final status of an active resource. False if somebody else finished it first (a cancel, say)."""
     result = session.execute(
         update(table)
@@ -215,9 +213,8 @@ def finish_all(
     session: Session, job_id: str, kind: str, subject_id: str, status: str, error: str | None = None
 ) -> None:
     """Set the final status of a job and of what it worked on, and note it in the job's log."""
-    tables: dict[str, type[t.Analysis] | type[t.Training]] = {"analysis": t.Analysis, "training": t.Training}
-    if kind in tables:
-        finish(session, tables[kind], subject_id, status, error)
+    if kind in t.RUNS:
+        finish(session, t.RUNS[kind], subject_id, status, error)
     finish_job(session, job_id, status, error)
     log(session, job_id, error or status, "error" if error else "info")
 

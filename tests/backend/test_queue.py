@@ -46,7 +46,7 @@ def test_a_job_carries_what_the_worker_needs_to_take_it(queue: JobQueue, tmp_pat
     client.destroy()
     first, second = found["job_1"], found["job_2"]
     assert (first.name, first.queue_name, first.input["args"]) == ("run_analysis", "control", ("job_1", "an_1"))
-    assert (second.name, second.queue_name) == ("run_training", "gpu")
+    assert (second.name, second.queue_name) == ("run_stage", "gpu")
     assert {(one.app_version, one.priority) for one in found.values()} == {(APP_VERSION, PRIORITY)}
 
 

@@ -1,7 +1,5 @@
 """Jobs over REST: the queue as a person sees it."""
 
-from typing import Literal
-
 from backend.api.schemas.common import Answer, Progress, Status
 
 
@@ -9,7 +7,7 @@ class JobOut(Answer):
     """One piece of queued work. `waiting_for` says in words what a queued job lacks."""
 
     id: str
-    kind: Literal["analysis", "training", "scan"]
+    kind: str  # analysis, training, scan, ...
     subject_id: str
     subject_name: str
     status: Status
