@@ -115,11 +115,16 @@ class Api:
         return answer.json() if answer.content else {}
 
     def send_files(
-        self, path: str, field: str, files: Sequence[Upload], data: Mapping[str, str | list[str]] | None = None
+        self,
+        path: str,
+        field: str,
+        files: Sequence[Upload],
+        data: Mapping[str, str | list[str]] | None = None,
+        **params: object,
     ) -> Any:
         """POST files as multipart, with form fields beside them."""
         parts = [(field, (f.filename, f.content)) for f in files]
-        return self._call("POST", path, files=parts, data=dict(data or {}), timeout=600).json()
+        return self._call("POST", path, files=parts, data=dict(data or {}), params=params, timeout=600).json()
 
     def patch(self, path: str, body: object) -> Any:
         """PATCH JSON."""

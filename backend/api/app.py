@@ -11,7 +11,20 @@ from fastapi import APIRouter, FastAPI
 from starlette.concurrency import run_in_threadpool
 
 from backend import errors
-from backend.api import analyses, batches, datasets, docs, experts, exports, jobs, models, risk, system, trainings
+from backend.api import (
+    analyses,
+    batches,
+    datasets,
+    docs,
+    expert_imports,
+    experts,
+    exports,
+    jobs,
+    models,
+    risk,
+    system,
+    trainings,
+)
 from backend.api.edge import Edge
 from backend.queue import SWEEP_AFTER_SECONDS, JobQueue, sweep
 from backend.security import Gate, check_bind
@@ -28,7 +41,7 @@ every training step to the batch it came from.
 Send `Authorization: Bearer <token>` with every request but this page; `routeprint token` prints the token."""
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
-_NOUNS = (system, datasets, models, analyses, batches, risk, exports, experts, trainings, jobs)
+_NOUNS = (system, datasets, models, analyses, batches, risk, exports, experts, expert_imports, trainings, jobs)
 
 
 def create_app(settings: Settings) -> FastAPI:

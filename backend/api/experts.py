@@ -38,7 +38,8 @@ def _derived(chosen: Sequence[Any], per_batch: dict[str, Any] | None, sites: tup
     }
 
 
-def _tried(analysis: t.Analysis, name: str, chosen: experts.Chosen) -> dict[str, Any]:
+def tried(analysis: t.Analysis, name: str, chosen: experts.Chosen) -> dict[str, Any]:
+    """Return a set that is not stored as the API shows it."""
     return {
         "id": None,
         "name": name,
@@ -74,7 +75,7 @@ def create(
             raise Conflict(f"The analysis is {analysis.status}: an expert set is stored once it has succeeded.")
         chosen = experts.apply(session, analysis, rule)
     if dry_run:
-        return json_answer(200, _tried(analysis, name, chosen))
+        return json_answer(200, tried(analysis, name, chosen))
     if not chosen.experts:
         raise RuleInvalid("This rule chooses no expert at all: nothing could be trained with it. Loosen it.")
 

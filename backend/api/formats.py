@@ -59,7 +59,7 @@ def _file(content: bytes, media_type: str, filename: str, tag: str | None) -> Re
 def table_response(
     columns: Mapping[str, NDArray[Any]], form: Literal["csv", "parquet"], filename: str, tag: str | None = None
 ) -> Response:
-    """Return columns of equal length as a CSV or Parquet file."""
+    """Return columns of equal length as a CSV or Parquet file. In CSV, text that a spreadsheet would run is quoted."""
     if form == "parquet":
         sink = io.BytesIO()
         pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), sink)
@@ -67,8 +67,13 @@ def table_response(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+    writer.writerows(zip(*(map(_inert, values.tolist()) for values in columns.values()), strict=True))
     return _file(text.getvalue().encode(), "text/csv; charset=utf-8", f"{filename}.csv", tag)
+
+
+def _inert(value: Any) -> Any:
+    """Return a cell with an apostrophe before text that a spreadsheet takes for a formula; numbers as they are."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def npy_response(matrix: NDArray[Any], filename: str, tag: str | None = None) -> Response:

@@ -5,7 +5,7 @@ both: it is chosen if either site's figure is, and masked in both. Not covered: 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from math import inf
 from typing import Any
 
@@ -45,7 +45,8 @@ class SelectionRule:
 
     direction: `unsafe` chooses only among risk_diff > 0, `safe` only among risk_diff < 0, `both` by absolute value.
     threshold: the absolute value must lie above it. k: how many with the largest absolute value, over the model or per
-    layer. kind `per_batch` applies the rule to each batch's own risk_diff.
+    layer. kind `per_batch` applies the rule to each batch's own risk_diff. source: for `manual`, where an imported
+    choice came from: {"format", "file", "sha256"}.
     """
 
     method: str
@@ -56,6 +57,7 @@ class SelectionRule:
     threshold: float | None = None
     k: int | None = None
     experts: tuple[Expert, ...] = ()
+    source: Mapping[str, str] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         for name, kind in (("pool", Pool), ("scope", Scope)):
@@ -90,6 +92,8 @@ class SelectionRule:
             )
         if self.k is not None and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1):
             raise RuleInvalid(f"k is {self.k!r}; give a whole number of at least 1.", ("k",))
+        if self.source is not None and self.method != "manual":
+            raise RuleInvalid("only a choice by hand comes from elsewhere; leave source away.", ("source",))
         if self.method == "manual" and self.kind == "per_batch":
             raise RuleInvalid("a manual choice is the same for every batch; use kind 'global'.", ("kind",))
 
@@ -99,12 +103,13 @@ class SelectionRule:
         value: Any = [list(expert) for expert in self.experts] if needed == "experts" else getattr(self, needed)
         if needed == "threshold" and value is not None:
             value = float(value)  # so that 0 and 0.0 are one rule
-        return {name: str(getattr(self, name)) for name in _WORDS} | {needed: value}
+        origin = {} if self.source is None else {"source": dict(self.source)}
+        return {name: str(getattr(self, name)) for name in _WORDS} | {needed: value} | origin
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> "SelectionRule":
         """Read what `to_dict` wrote, or a request's fields (None: not given). Raises RuleInvalid on unknown fields."""
-        unknown = sorted(set(value) - {field.name for field in fields(cls)})
+        unknown = sorted(set(value) - {one.name for one in fields(cls)})
         if unknown:
             raise RuleInvalid(f"a rule has no field {unknown[0]!r}.", (unknown[0],))
         if value.get("method") is None:
@@ -195,15 +200,19 @@ def to_esft(experts: Iterable[Expert], sites: Sequence[Site]) -> dict[str, Any]:
     return {"experts": lists, "shared_experts": False, "non_expert_modules": False}
 
 
-def from_esft(config: Mapping[str, Any], sites: Sequence[Site]) -> tuple[Expert, ...]:
-    """Read an ESFT expert configuration. Raises RuleInvalid if it asks for more than routed experts."""
+def from_esft(config: Mapping[str, Any], sites: Sequence[Site] | None = None) -> tuple[Expert, ...]:
+    """Read an ESFT expert configuration. Raises RuleInvalid if it asks for more than routed experts.
+
+    sites: the model's, if the experts must be among its own.
+    """
     if config.get("shared_experts") or config.get("non_expert_modules"):
         raise RuleInvalid("this configuration trains shared experts or other modules too; an expert set cannot.")
     try:
         experts = _sorted((layer, expert) for layer, own in config["experts"].items() for expert in own)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise RuleInvalid(f'not an ESFT configuration ({{"experts": {{"3": [0, 7]}}, ...}}): {error!r}') from error
-    _check_exist(experts, sites)
+    if sites is not None:
+        _check_exist(experts, sites)
     return experts
 
 

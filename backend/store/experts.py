@@ -123,6 +123,8 @@ def layers(experts: Any, sites: tuple[Site, ...]) -> list[dict[str, int]]:
 
 def default_name(rule: SelectionRule) -> str:
     """Return a name that says how a set was chosen."""
+    if rule.source is not None:
+        return f"imported from {rule.source['file']}"[:200]
     value = {"threshold": rule.threshold, "manual": len(rule.experts)}.get(rule.method, rule.k)
     where = " in each batch" if rule.kind == "per_batch" else ""
     return f"{rule.method.replace('_', ' ')} {value} {rule.direction}{where}".replace("manual", "by hand:")

@@ -5,7 +5,7 @@ from typing import Any
 import streamlit as st
 
 from dashboard import charts, data, ui, words
-from dashboard.client import Api, ApiRefused, Json
+from dashboard.client import Api, ApiRefused, Json, Upload
 from dashboard.heatmap import heatmap
 from dashboard.table import Column, Row, cell, table
 
@@ -32,8 +32,10 @@ def rule_words(rule: Json) -> str:
         "threshold": f"risk_diff ≥ {words.short_float(rule.get('threshold'))}",
         "top_k": f"{rule.get('k')} strongest",
         "top_k_per_layer": f"{rule.get('k')} strongest per layer",
-        "manual": "picked by hand",
+        "manual": f"imported from {rule['source']['file']}" if rule.get("source") else "picked by hand",
     }.get(rule["method"], rule["method"])
+    if rule.get("source"):
+        return str(amount)
     side = "" if rule["method"] == "manual" else f", {DIRECTIONS.get(rule.get('direction', 'unsafe'), '')}"
     return f"{amount}{side}, {rule.get('pool', 'mean')}, {words.SCOPES.get(rule.get('scope', 'prompt'), '')}"
 
@@ -47,6 +49,29 @@ def show(api: Api, analysis: Json) -> None:
         ui.note("No expert set yet. Choose below; nothing is stored before you save.")
     if analysis["n_measured"]:
         _chooser(api, analysis)
+    if analysis["status"] == "succeeded":
+        with st.expander("Bring in a set that was chosen elsewhere", icon=":material/upload_file:"):
+            _upload(api, analysis)
+
+
+def _upload(api: Api, analysis: Json) -> None:
+    """Show the way in for an expert configuration; the API says what is wrong with a file before it is stored."""
+    file = st.file_uploader("ESFT expert configuration, or the JSON of one of our sets", type=["json"], key="set-file")
+    if file is None:
+        ui.note("An imported set can be trained like any other; it keeps the name and the SHA-256 of its file.")
+        return
+    path, upload = f"/analyses/{analysis['id']}/expert-sets/import", Upload(file.name, file.getvalue())
+    try:
+        found = api.send_files(path, "file", [upload], dry_run=True)
+        share = words.percent(found["n_experts"] / max(1, found["n_total"]))
+        ui.note(f"The file names {words.plural(found['n_experts'], 'expert')}: {share} of the model's.")
+        name = st.text_input("Name", found["name"], key="set-file-name", width=420).strip()
+        if st.button("Import this set", type="primary", disabled=not name):
+            api.send_files(path, "file", [upload], {"name": name})
+            st.toast(f"Imported: {words.plural(found['n_experts'], 'expert')}")
+            st.rerun()
+    except ApiRefused as error:
+        ui.refused(error)
 
 
 def _saved(saved: list[Json]) -> None:

@@ -34,6 +34,14 @@ class ExpertSetCreate(Request):
     experts: Annotated[list[tuple[Index, Index]], Field(min_length=1, max_length=100_000)] | None = None
 
 
+class ExpertSetImport(Request):
+    """A set that was chosen elsewhere, as JSON. `config` is what its file would hold."""
+
+    config: dict[str, Any]
+    name: Name | None = None
+    filename: Name = "request body"
+
+
 class LayerCount(Answer):
     """How many experts of a layer were chosen."""
 
