@@ -60,6 +60,7 @@ def engine_request(analysis: t.Analysis, model_path: str, settings: Settings) ->
         dtype=params["dtype"],
         max_length=params["max_length"],
         system_prompt=params["system_prompt"],
+        exclude_template_tokens=params.get("exclude_template_tokens", False),  # absent before it could be asked for
         scopes=tuple(Scope(scope) for scope in params["scopes"]),
         max_new_tokens=params["max_new_tokens"],
         options=EngineOptions(**(params.get("engine_options") or {})),

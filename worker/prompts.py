@@ -1,7 +1,8 @@
 """From messages to token ids, and the digests that say which tokenizer and which template made them.
 
 What a prompt is: the chat template applied with `add_generation_prompt=True`; for a tokenizer without a template its
-plain encoding with its default special tokens. After: Routing, domain.md, Data 3. Not covered: padding (capture).
+plain encoding with its default special tokens. After: Routing, domain.md, Data 3. Not covered: padding (capture),
+which tokens the template added (own_tokens.py).
 """
 
 import json
@@ -18,14 +19,20 @@ from transformers import PreTrainedTokenizerBase
 from backend.domain.canonical import digest
 from backend.domain.errors import InvalidInput
 from backend.domain.prompts import Message
+from worker.own_tokens import own_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedPrompt:
-    """ids: int32 [token], unpadded, as they will be fed. truncated: the prompt was longer than `max_length`."""
+    """ids: int32 [token], unpadded, as they will be fed. truncated: the prompt was longer than `max_length`.
+
+    own: bool [token], whether it belongs to what the messages say and not to what the template added; None where every
+    token counts.
+    """
 
     ids: NDArray[np.int32]
     truncated: bool
+    own: NDArray[np.bool_] | None = None
 
 
 def encode_prompt(
@@ -34,18 +41,23 @@ def encode_prompt(
     *,
     system_prompt: str | None = None,
     max_length: int | None = None,
+    exclude_template_tokens: bool = False,
 ) -> EncodedPrompt:
     """Return a prompt's token ids, cut on the right at `max_length` tokens.
 
-    A system prompt goes in front, joined with the row's own system message if it has one. Raises InvalidInput where
-    the chat template refuses the messages, or where no token comes out.
+    A system prompt goes in front, joined with the row's own system message if it has one. exclude_template_tokens: say
+    which tokens are the row's own, too; the system prompt's are not, and without a template all are. Raises
+    InvalidInput where the chat template refuses the messages, or where no token comes out.
     """
     chat = _with_system(messages, system_prompt)
     ids = _apply_template(tokenizer, chat) if tokenizer.chat_template else _encode_plain(tokenizer, chat)
     if not ids:
         raise InvalidInput("A prompt becomes no token at all with this tokenizer; leave that row out.", ("messages",))
     cut = len(ids) if max_length is None else max_length
-    return EncodedPrompt(np.array(ids[:cut], dtype=np.int32), truncated=len(ids) > cut)
+    own = None
+    if exclude_template_tokens and tokenizer.chat_template:
+        own = own_tokens(tokenizer, chat, _own_words(messages, chat), ids)[:cut]
+    return EncodedPrompt(np.array(ids[:cut], dtype=np.int32), truncated=len(ids) > cut, own=own)
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int | None = None) -> NDArray[np.int32]:
@@ -102,6 +114,11 @@ def _with_system(messages: Sequence[Message], system_prompt: str | None) -> list
         own = chat.pop(0)["content"]
         system_prompt = f"{system_prompt}\n\n{own}"
     return [{"role": "system", "content": system_prompt}, *chat]
+
+
+def _own_words(messages: Sequence[Message], chat: Sequence[dict[str, str]]) -> list[str]:
+    """Return what of each message of the chat its row said itself: nothing of a system message put in front."""
+    return ["" for _ in range(len(chat) - len(messages))] + [m.content for m in messages]
 
 
 def _apply_template(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> list[int]:

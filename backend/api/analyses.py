@@ -14,7 +14,7 @@ from backend.api.pagination import Paged, listing
 from backend.api.schemas.analyses import AnalysisCreate, AnalysisOut, DryRunOut, PlanOut
 from backend.api.schemas.common import Listing, RunnablePatch, Status, VerificationOut
 from backend.domain.batches import plan_batches
-from backend.domain.errors import InvalidInput, NotSupported
+from backend.domain.errors import InvalidInput
 from backend.domain.plan import BatchPlan, PlanSettings, Strategy
 from backend.domain.vocabulary import Scope
 from backend.store import analyses, datasets, jobs, models, plans, runs
@@ -70,8 +70,6 @@ def create(
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
     """Plan the batches and queue the measurement. The plan is frozen here and never changes again."""
-    if body.exclude_template_tokens:
-        raise NotSupported("exclude_template_tokens is not available in this version: leave it false.")
     with here.reading() as session:
         dataset, model = _checked(session, body)
         plan = _plan(session, body, dataset)

@@ -62,6 +62,7 @@ def get_one(here: Here, analysis_id: PathId, batch_idx: SmallIndex, scope: Scope
 def _sample(place: int, row: t.PromptRow, measured: t.BatchSample | None, answers: dict[int, str]) -> SampleOut:
     fields = {name: getattr(row, name) for name in _ROW_FIELDS}
     fed = {name: getattr(measured, name, None) for name in _MEASURED}
+    fed["own_tokens"] = None if measured is None or measured.own is None else int(measured.own.sum())
     return SampleOut.model_validate(
         fields | fed | {"in_batch_idx": place, "text": datasets.text_of(row), "answer": answers.get(place)}
     )

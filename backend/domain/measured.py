@@ -18,7 +18,8 @@ class MeasuredSample:
 
     token_ids: int32 [token] the prompt as fed, unpadded, after the cut: what `prompt_digest` is made of and what
     training puts in front of the answer; tokens: its length; truncated: the prompt was longer than `max_length`;
-    non_finite: the router gave a NaN or an infinity on one of its tokens, so its counts mean nothing.
+    non_finite: the router gave a NaN or an infinity on one of its tokens, so its counts mean nothing; own: bool
+    [token], which tokens count in scope `prompt` where the chat template's are left out; None: all of them.
     """
 
     in_batch_idx: int
@@ -30,6 +31,7 @@ class MeasuredSample:
     tokens: int
     truncated: bool
     non_finite: bool
+    own: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

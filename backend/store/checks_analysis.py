@@ -95,12 +95,18 @@ def check_prompts(session: Session, analysis: t.Analysis) -> Iterator[None]:
         found = prompt_digest(digests["tokenizer"], digests["template"], sample.token_ids)
         same(where, sample.prompt_digest, found)
         same(f"{where}, length", sample.tokens, len(sample.token_ids))
+        if sample.own is not None:
+            same(f"{where}, tokens marked as its own or not", sample.tokens, len(sample.own))
         yield
 
 
 def _batch_counts(row: t.BatchRouting, samples: list[t.BatchSample]) -> BatchCounts:
     labels = np.array([LABELS.index(Label(s.label)) for s in samples], dtype=np.int8)
     return BatchCounts(labels=labels, tokens=row.tokens.astype(np.int64), counts=row.counts.astype(np.int32))
+
+
+def _counted(sample: t.BatchSample) -> int:
+    return sample.tokens if sample.own is None else int(sample.own.sum())
 
 
 def check_routing(session: Session, analysis: t.Analysis) -> Iterator[None]:
@@ -116,7 +122,7 @@ def check_routing(session: Session, analysis: t.Analysis) -> Iterator[None]:
         except ValueError as error:
             raise Broken(where, "counts that sum to top-k x tokens", error) from error
         if row.scope == "prompt":
-            same(f"{where}, tokens", [s.tokens for s in of_batch], row.tokens.tolist())
+            same(f"{where}, tokens", [_counted(s) for s in of_batch], row.tokens.tolist())
         yield
 
 

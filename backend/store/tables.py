@@ -157,6 +157,7 @@ class BatchSample(Base):
     tokens: Mapped[int]  # prompt length in tokens, as fed
     truncated: Mapped[bool]
     non_finite: Mapped[bool]
+    own: Mapped[NDArray[Any] | None]  # [token] 1: counts in scope prompt; null: every token does
 
 
 class BatchRouting(Base):

@@ -81,7 +81,8 @@ def _check_composition(planned: PlannedBatch, measured: MeasuredBatch) -> None:
 
 def _sample_row(sample: Any) -> dict[str, Any]:
     names = ("in_batch_idx", "row_idx", "row_id", "prompt_digest", "token_ids", "tokens", "truncated", "non_finite")
-    return {name: getattr(sample, name) for name in names} | {"label": str(sample.label)}
+    own = None if sample.own is None else sample.own.astype(np.uint8)
+    return {name: getattr(sample, name) for name in names} | {"label": str(sample.label), "own": own}
 
 
 def _routing_row(routing: ScopeRouting) -> dict[str, Any]:

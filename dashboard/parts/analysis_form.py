@@ -154,6 +154,13 @@ def _measure_fields(wanted: ApiRefused | None, model: Json) -> Json:
             dtype = st.selectbox("Number format", ["auto", "float32", "bfloat16", "float16"])
             ui.field_error(wanted, "dtype")
             keep_short = st.toggle("Keep a short last batch", True)
+        own_only = st.checkbox(
+            "Leave out what the chat template adds",
+            help="Prompt tokens are then the words of the prompts alone. Role markers, special tokens, the generation "
+            "prompt and the system prompt below go through the model as ever, but do not count. The last prompt token "
+            "stays the last one.",
+        )
+        ui.field_error(wanted, "exclude_template_tokens")
         system = st.text_area("System prompt (optional)", height=70)
         ui.field_error(wanted, "system_prompt")
     return {
@@ -163,6 +170,7 @@ def _measure_fields(wanted: ApiRefused | None, model: Json) -> Json:
         "max_new_tokens": new_tokens,
         "dtype": dtype,
         "keep_short": keep_short,
+        "exclude_template_tokens": own_only,
         "system_prompt": system.strip() or None,
     }
 

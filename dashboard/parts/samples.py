@@ -67,9 +67,10 @@ def _summary(sample: Json) -> str:
     more = " · ".join(escape(str(e)) for e in extras if e)
     flags = [name for name in ("truncated", "non_finite") if sample[name]]
     marks = "".join(f'<span class="rp-chip rp-chip-non_finite">{words.STATUS.get(f, f)}</span>' for f in flags)
+    own = "" if sample.get("own_tokens") is None else f", {words.count(sample['own_tokens'])} counted"
     return (
         f'<div class="rp-sample"><b>{sample["in_batch_idx"]}</b><span class="rp-label rp-label-{label}">{label}</span>'
-        f"<span>{words.plural(sample['tokens'], 'token')}</span><small>{more}</small>{marks}</div>"
+        f"<span>{words.plural(sample['tokens'], 'token')}{own}</span><small>{more}</small>{marks}</div>"
     )
 
 

@@ -51,8 +51,14 @@ def _sub(analysis: Json) -> str:
     return (
         f"{analysis['model']} on “{analysis['dataset_name']}” · batches of {params['batch_size']}, "
         f"{params['strategy']}, seed {params['seed']} · {analysis['engine']} · "
-        f"{analysis['template']} · {analysis['id']}"
+        f"{template_words(analysis)} · {analysis['id']}"
     )
+
+
+def template_words(analysis: Json) -> str:
+    """Say what a prompt is here, and what of it counts."""
+    left_out = analysis["params"].get("exclude_template_tokens") and analysis["template"] == "chat template"
+    return f"{analysis['template']}, its tokens not counted" if left_out else str(analysis["template"])
 
 
 def _one(api: Api, analysis: Json) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from backend.domain.vocabulary import Scope
-from tests.vllm.engines import LONGEST, N_NEW, Key, Pair, batch, counts, open_pair, prompt_ids
+from tests.vllm.engines import LONGEST, N_NEW, Key, Pair, batch, counts, open_pair, prompt_ids, request
 from tests.vllm.small import CONFIGS, save_small
 from tests.worker.tiny import TEXTS
+from worker.capture.engines import open_engine
 from worker.capture.generation import end_ids
+from worker.capture.vllm import VllmEngine
 from worker.models import load_model
 from worker.prompts import encode_answer
 
@@ -29,6 +32,23 @@ def test_counts_are_those_of_the_transformers_engine(pair: Pair) -> None:
     ours, theirs = counts(pair.ours, batches), counts(pair.theirs, batches)
     assert theirs == ours
     assert all(np.sum(ours[scope][0]) > 0 for scope in ("prompt", "last", "response"))
+
+
+def test_counts_without_template_tokens_are_those_of_the_transformers_engine(pair: Pair) -> None:
+    answers = [encode_answer(pair.ours.words.tokenizer, text) for text in reversed(TEXTS)]
+    asked = replace(request(pair.folder), exclude_template_tokens=True)
+    ours = open_engine("transformers", asked)
+    theirs = VllmEngine(pair.theirs._llm, pair.theirs.words, pair.theirs._shape, pair.theirs.place, asked)
+    samples = batch(TEXTS, answers)
+    own = [counts(engine, [samples]) for engine in (ours, theirs)]
+    assert own[0] == own[1]
+    whole = counts(pair.theirs, [samples])
+    k = pair.theirs._shape.sites[0].top_k
+    left_out = np.sum(whole["prompt"], axis=-1) - np.sum(own[1]["prompt"], axis=-1)  # [batch, sample, site]
+    assert (left_out == 3 * k).all()
+    assert (own[1]["last"], own[1]["response"]) == (whole["last"], whole["response"])
+    [mine], [other] = (engine.measure([Key(0)], [samples]) for engine in (ours, theirs))
+    assert [s.own.tolist() for s in mine.samples] == [s.own.tolist() for s in other.samples]
 
 
 def test_samples_and_digests_are_the_same_and_weights_are_none(pair: Pair) -> None:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import GenerationConfig, PreTrainedModel
 
-from worker.capture.padding import group_by_length, pad_rows
+from worker.capture.padding import group_by_length, pad_rows, segments_of
 from worker.models import LoadedModel
 from worker.prompts import pad_id
 
@@ -46,7 +46,8 @@ def end_ids(loaded: LoadedModel) -> tuple[int, ...]:
 def _generate(loaded: LoadedModel, prompts: Sequence[Ids], max_new_tokens: int) -> list[Ids]:
     pad, ends = pad_id(loaded.tokenizer), end_ids(loaded)
     # Padding stands on the left, so that every prompt ends where its answer begins.
-    rectangle = pad_rows(prompts, [len(p) for p in prompts], pad, loaded.device, left=True)
+    segments = [segments_of(len(p), len(p)) for p in prompts]
+    rectangle = pad_rows(prompts, segments, pad, loaded.device, left=True)
     greedy = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=list(ends) or None, pad_token_id=pad
     )

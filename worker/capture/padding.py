@@ -25,26 +25,36 @@ class Rectangle:
 
 def pad_rows(
     rows: Sequence[NDArray[np.int32]],
-    n_prompt: Sequence[int],
+    segments: Sequence[NDArray[np.int8]],
     pad: int,
     device: torch.device,
     *,
     left: bool = False,
 ) -> Rectangle:
-    """Pad rows of token ids on one side. n_prompt: how many tokens of each row are its prompt."""
+    """Pad rows of token ids on one side. segments: int8 [token] of each row, what its tokens are."""
     width = max(len(row) for row in rows)
     ids = np.full((len(rows), width), pad, dtype=np.int64)
     mask = np.zeros_like(ids)
     positions = np.zeros_like(ids)
-    segments = np.full_like(ids, int(Segment.NOTHING))
-    for i, (row, prompt) in enumerate(zip(rows, n_prompt, strict=True)):
+    padded = np.full_like(ids, int(Segment.NOTHING))
+    for i, (row, own) in enumerate(zip(rows, segments, strict=True)):
         start = width - len(row) if left else 0
         here = slice(start, start + len(row))
-        ids[i, here], mask[i, here], positions[i, here] = row, 1, np.arange(len(row))
-        segments[i, here] = Segment.RESPONSE
-        segments[i, start : start + prompt] = Segment.PROMPT
-        segments[i, start + prompt - 1] = Segment.LAST
-    return Rectangle(*(torch.from_numpy(a).to(device) for a in (ids, mask, positions, segments)))
+        ids[i, here], mask[i, here], positions[i, here], padded[i, here] = row, 1, np.arange(len(row)), own
+    return Rectangle(*(torch.from_numpy(a).to(device) for a in (ids, mask, positions, padded)))
+
+
+def segments_of(n: int, n_prompt: int, own: NDArray[np.bool_] | None = None) -> NDArray[np.int8]:
+    """Return int8 [token], what the n tokens of a row are, of which the first n_prompt are its prompt.
+
+    own: bool [prompt token], those that count in scope `prompt`; None: all do. The last prompt token is always LAST.
+    """
+    segments = np.full(n, int(Segment.RESPONSE), dtype=np.int8)
+    segments[:n_prompt] = (
+        int(Segment.PROMPT) if own is None else np.where(own, int(Segment.PROMPT), int(Segment.TEMPLATE))
+    )
+    segments[n_prompt - 1] = int(Segment.LAST)
+    return segments
 
 
 def group_by_length(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

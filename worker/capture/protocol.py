@@ -53,6 +53,7 @@ class EngineRequest:
     dtype: str = "auto"
     max_length: int = 512
     system_prompt: str | None = None
+    exclude_template_tokens: bool = False
     scopes: tuple[Scope, ...] = (Scope.PROMPT,)
     max_new_tokens: int = 0
     options: EngineOptions = EngineOptions()

@@ -5,6 +5,7 @@ Not covered: running the model (transformers.py, vllm.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,13 @@ from backend.domain.measured import MeasuredBatch, MeasuredSample, ScopeRouting
 from backend.domain.prompts import Message
 from backend.domain.provenance import prompt_digest
 from backend.domain.vocabulary import LABELS, Scope, Site
+from worker.capture.padding import segments_of
 from worker.capture.protocol import BatchKey, RoutingUnreadable, SampleInput, Words
-from worker.capture.tap import Segment
+from worker.capture.tap import N_COUNTED, Segment
 from worker.prompts import EncodedPrompt, encode_prompt
 
-SEGMENTS_OF = {
-    Scope.PROMPT: [Segment.PROMPT, Segment.LAST],
-    Scope.LAST: [Segment.LAST],
-    Scope.RESPONSE: [Segment.RESPONSE],
-}
+SEGMENT_OF = {Scope.PROMPT: Segment.PROMPT, Scope.LAST: Segment.LAST, Scope.RESPONSE: Segment.RESPONSE}
+"""Where a scope's tokens stand; scope `prompt` has the last prompt token too, where that is one of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,15 +35,27 @@ class Row:
     ids: NDArray[np.int32]
 
     @property
+    def segments(self) -> NDArray[np.int8]:
+        """Return what each token is: int8 [token]."""
+        return segments_of(len(self.ids), len(self.prompt.ids), self.prompt.own)
+
+    @property
     def lengths(self) -> NDArray[np.int64]:
-        """Return the number of tokens of each segment: int64 [segment]."""
-        n = len(self.prompt.ids)
-        return np.array([n - 1, 1, len(self.ids) - n], dtype=np.int64)
+        """Return the number of tokens of each counted segment: int64 [segment]."""
+        return np.bincount(self.segments, minlength=N_COUNTED)[:N_COUNTED].astype(np.int64)
+
+    @property
+    def last_is_own(self) -> bool:
+        """Return whether the last prompt token counts in scope `prompt`."""
+        return self.prompt.own is None or bool(self.prompt.own[-1])
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Routed:
-    """A window's routing. tokens: [row, segment]; counts, weights: [row, segment, site, expert]; finite: [row]."""
+    """A window's routing. tokens: [row, segment]; counts, weights: [row, segment, site, expert]; finite: [row].
+
+    Segments are the counted ones alone.
+    """
 
     tokens: NDArray[np.int64]
     counts: NDArray[np.int32]
@@ -52,11 +63,12 @@ class Routed:
     finite: NDArray[np.bool_]
 
 
-def encode_known(
-    words: Words, vocabulary: int, messages: Sequence[Message], system_prompt: str | None, max_length: int
-) -> EncodedPrompt:
-    """Return a prompt as it is fed. Raises InvalidInput where the model, which knows `vocabulary` tokens, cannot."""
-    prompt = encode_prompt(words.tokenizer, messages, system_prompt=system_prompt, max_length=max_length)
+def encode_known(words: Words, vocabulary: int, messages: Sequence[Message], **settings: Any) -> EncodedPrompt:
+    """Return a prompt as it is fed. Raises InvalidInput where the model, which knows `vocabulary` tokens, cannot.
+
+    settings: those of `encode_prompt`.
+    """
+    prompt = encode_prompt(words.tokenizer, messages, **settings)
     if prompt.ids.max() >= vocabulary:
         raise InvalidInput(
             f"The tokenizer makes the token {prompt.ids.max()}, but the model knows {vocabulary} tokens only: "
@@ -101,7 +113,8 @@ def as_batches(
         samples = tuple(
             _sample(s, row, words, finite=bool(ok)) for s, row, ok in zip(batch, rows[here], part.finite, strict=True)
         )
-        routing = {scope: _scope_routing(part, SEGMENTS_OF[scope], labels) for scope in scopes}
+        last_is_own = np.array([row.last_is_own for row in rows[here]])
+        routing = {scope: _scope_routing(part, scope, last_is_own, labels) for scope in scopes}
         measured.append(MeasuredBatch(key.batch_idx, key.batch_id, samples, routing))
         start += len(batch)
     return measured
@@ -119,6 +132,7 @@ def _sample(sample: SampleInput, row: Row, words: Words, *, finite: bool) -> Mea
         tokens=len(ids),
         truncated=row.prompt.truncated,
         non_finite=not finite,
+        own=row.prompt.own,
     )
 
 
@@ -127,15 +141,21 @@ def _part(routed: Routed, here: slice) -> Routed:
     return Routed(routed.tokens[here], routed.counts[here], weights, routed.finite[here])
 
 
-def _scope_routing(routed: Routed, segments: list[Segment], labels: NDArray[np.int64]) -> ScopeRouting:
-    """Add up the segments of a scope; weights are summed over the samples of each label, in the batch's order."""
+def _scope_routing(
+    routed: Routed, scope: Scope, last_is_own: NDArray[np.bool_], labels: NDArray[np.int64]
+) -> ScopeRouting:
+    """Add up what belongs to a scope; weights are summed over the samples of each label, in the batch's order."""
+
+    def of_scope(values: NDArray[Any]) -> NDArray[Any]:
+        """[sample, segment, ...] -> [sample, ...]"""
+        total = values[:, SEGMENT_OF[scope]].copy()
+        if scope is Scope.PROMPT:
+            total[last_is_own] += values[last_is_own, Segment.LAST]
+        return total
+
     weights = None
     if routed.weights is not None:
-        per_sample = routed.weights[:, segments].sum(axis=1, dtype=np.float64)  # [sample, site, expert]
+        per_sample = of_scope(routed.weights.astype(np.float64))  # [sample, site, expert]
         by_label = [per_sample[labels == i].sum(axis=0) for i in range(len(LABELS))]
         weights = np.stack(by_label).astype(np.float32)
-    return ScopeRouting(
-        tokens=routed.tokens[:, segments].sum(axis=1),
-        counts=routed.counts[:, segments].sum(axis=1, dtype=np.int32),
-        weights=weights,
-    )
+    return ScopeRouting(tokens=of_scope(routed.tokens), counts=of_scope(routed.counts), weights=weights)

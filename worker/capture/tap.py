@@ -19,12 +19,13 @@ from worker.sites import MoeSite, Reading
 
 
 class Segment(IntEnum):
-    """What a token is. Every scope is a sum of segments; NOTHING (padding) is never counted."""
+    """What a token is. Every scope is a sum of segments; NOTHING (padding) and TEMPLATE are never counted."""
 
     PROMPT = 0  # all prompt tokens but the last
     LAST = 1  # the last prompt token
     RESPONSE = 2  # answer tokens that have a routing row: all but the last
     NOTHING = 3
+    TEMPLATE = 4  # what the chat template added, where that is left out, but for the last prompt token
 
 
 N_COUNTED = 3
@@ -35,7 +36,7 @@ WEIGHT_SCALE = 2**12
 @dataclass(frozen=True, slots=True, eq=False)
 class Tapped:
     """One forward pass. counts: int32 [row, segment, site, expert]; weights: float32 likewise, or None where a site
-    gives none; finite: bool [row], False where a routing weight of a counted token was NaN or infinite.
+    gives none; finite: bool [row], False where a routing weight of one of its tokens was NaN or infinite.
     """
 
     counts: Tensor
@@ -112,7 +113,8 @@ class _Pass:
     def __init__(self, sites: tuple[MoeSite, ...], n_experts: int, segments: Tensor, stop_early: bool) -> None:
         self.sites, self.n_experts, self.stop_early = sites, n_experts, stop_early
         self.n_rows, self.n_tokens = segments.shape
-        self.counted = segments.reshape(-1) != Segment.NOTHING
+        self.real = segments.reshape(-1) != Segment.NOTHING
+        self.counted = segments.reshape(-1) < N_COUNTED
         rows = torch.arange(self.n_rows, device=segments.device).unsqueeze(1)
         # One bin per (row, segment, expert); everything that is not counted falls into one bin behind the last.
         bins = (rows * N_COUNTED + segments) * n_experts
@@ -121,7 +123,7 @@ class _Pass:
         shape = (len(sites), self.nowhere + 1)
         self.counts = torch.zeros(shape, dtype=torch.int32, device=segments.device)
         self.weights: Tensor | None = torch.zeros(shape, dtype=torch.int32, device=segments.device)
-        self.finite = torch.ones_like(self.counted)
+        self.finite = torch.ones_like(self.real)
         self.seen = [False] * len(sites)
 
     @torch.no_grad()
@@ -164,7 +166,7 @@ class _Pass:
         missing = [site.spec.site for site, seen in zip(self.sites, self.seen, strict=True) if not seen]
         if missing:
             raise RoutingUnreadable(f"The forward pass never reached the experts at {', '.join(missing)}.")
-        broken = (~self.finite & self.counted).view(self.n_rows, self.n_tokens).any(dim=1)
+        broken = (~self.finite & self.real).view(self.n_rows, self.n_tokens).any(dim=1)
         weights = self._by_row(self.weights) / WEIGHT_SCALE if self.weights is not None else None
         return Tapped(self._by_row(self.counts), weights, ~broken)
 

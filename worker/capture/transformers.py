@@ -6,6 +6,7 @@ Not covered: shared experts (always on), expert-parallel ranks, generating answe
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,8 +32,9 @@ DEFAULT_TOKENS = {"cpu": 768}
 class TransformersEngine:
     """Counts what the experts of a loaded model receive.
 
-    max_length: prompts are cut there, in tokens; micro_batch_tokens: most tokens, padding included, of one forward
-    pass (None: a size that suits the device). Results do not depend on it in float32.
+    max_length: prompts are cut there, in tokens; exclude_template_tokens: scope `prompt` is what the messages say, and
+    not what the chat template adds; micro_batch_tokens: most tokens, padding included, of one forward pass (None: a
+    size that suits the device). Results do not depend on it in float32.
     """
 
     def __init__(
@@ -41,10 +43,16 @@ class TransformersEngine:
         *,
         max_length: int = 512,
         system_prompt: str | None = None,
+        exclude_template_tokens: bool = False,
         scopes: Sequence[Scope] = (Scope.PROMPT,),
         micro_batch_tokens: int | None = None,
     ) -> None:
-        self.loaded, self.max_length, self.system_prompt = loaded, max_length, system_prompt
+        self.loaded = loaded
+        self._encoding: dict[str, Any] = {
+            "max_length": max_length,
+            "system_prompt": system_prompt,
+            "exclude_template_tokens": exclude_template_tokens,
+        }
         self.scopes = tuple(Scope(scope) for scope in scopes)
         self.micro_batch_tokens = micro_batch_tokens or DEFAULT_TOKENS.get(loaded.device.type, 16_384)
         self._checked = False
@@ -79,7 +87,7 @@ class TransformersEngine:
     def encode(self, messages: Sequence[Message]) -> EncodedPrompt:
         """Return a prompt as this engine feeds it. Raises InvalidInput where the model has no such token."""
         vocabulary = next(self.loaded.model.get_input_embeddings().parameters()).shape[0]
-        return encode_known(self.loaded, vocabulary, messages, self.system_prompt, self.max_length)
+        return encode_known(self.loaded, vocabulary, messages, **self._encoding)
 
     @torch.no_grad()
     def _route(self, rows: Sequence[Row]) -> Routed:
@@ -103,7 +111,7 @@ class TransformersEngine:
     def _forward(self, tap: RoutingTap, rows: Sequence[Row], *, stop_early: bool = True) -> Tapped:
         """Padding stands on the right: a causal model cannot see it from any token that counts."""
         pad = pad_id(self.loaded.tokenizer)
-        rectangle = pad_rows([r.ids for r in rows], [len(r.prompt.ids) for r in rows], pad, self.loaded.device)
+        rectangle = pad_rows([r.ids for r in rows], [r.segments for r in rows], pad, self.loaded.device)
         return tap.run(
             lambda: self.loaded.model(input_ids=rectangle.ids, attention_mask=rectangle.mask, use_cache=False),
             rectangle.segments,
@@ -122,5 +130,9 @@ def open_transformers(request: EngineRequest) -> TransformersEngine:
     """Load a model into transformers. Raises NotFound, NotSupported, InvalidInput."""
     loaded = load_model(request.model, dtype=request.dtype, device=request.device, allow_hub=request.allow_hub)
     return TransformersEngine(
-        loaded, max_length=request.max_length, system_prompt=request.system_prompt, scopes=request.scopes
+        loaded,
+        max_length=request.max_length,
+        system_prompt=request.system_prompt,
+        exclude_template_tokens=request.exclude_template_tokens,
+        scopes=request.scopes,
     )

@@ -26,6 +26,7 @@ from backend.domain.prompts import Message
 from backend.domain.vocabulary import Scope, Site
 from worker.capture.protocol import BatchKey, EngineRequest, RoutingUnreadable, SampleInput, Words
 from worker.capture.rows import Routed, Row, as_batches, check_sums, encode_known, row_of
+from worker.capture.tap import N_COUNTED
 from worker.models import build_skeleton, load_words, model_source, read_config, usable_sites
 from worker.prompts import EncodedPrompt
 
@@ -146,7 +147,14 @@ class VllmEngine:
     def encode(self, messages: Sequence[Message]) -> EncodedPrompt:
         """Return a prompt as this engine feeds it. Raises InvalidInput where the model has no such token."""
         asked = self._request
-        return encode_known(self._words, self._shape.vocabulary, messages, asked.system_prompt, asked.max_length)
+        return encode_known(
+            self._words,
+            self._shape.vocabulary,
+            messages,
+            max_length=asked.max_length,
+            system_prompt=asked.system_prompt,
+            exclude_template_tokens=asked.exclude_template_tokens,
+        )
 
     def measure(self, window: Sequence[BatchKey], inputs: Sequence[Sequence[SampleInput]]) -> list[MeasuredBatch]:
         """Return one MeasuredBatch per batch of the window, samples in the order they were given.
@@ -224,10 +232,10 @@ class VllmEngine:
         chosen = answered.routing[:, [site.layer for site in sites]].astype(np.int64)  # [token, site, k]
         _check_chosen(chosen, sites, finite=answered.finite)
         n_experts = max(site.n_experts for site in sites)
-        segment = np.repeat(np.arange(len(row.lengths)), row.lengths)
-        cell = (segment[:, None] * len(sites) + np.arange(len(sites))) * n_experts  # [token, site]
-        shape = (len(row.lengths), len(sites), n_experts)
-        counts = np.bincount((cell[..., None] + chosen).ravel(), minlength=int(np.prod(shape)))
+        counted = row.segments < N_COUNTED
+        cell = (row.segments[counted, None].astype(np.int64) * len(sites) + np.arange(len(sites))) * n_experts
+        shape = (N_COUNTED, len(sites), n_experts)
+        counts = np.bincount((cell[..., None] + chosen[counted]).ravel(), minlength=int(np.prod(shape)))
         return counts.reshape(shape).astype(np.int32)
 
 

@@ -69,7 +69,15 @@ class AnalysisCreate(Request):
     scopes: Annotated[tuple[ScopeWord, ...], Field(min_length=1, max_length=3)] = ("prompt",)
     max_new_tokens: Annotated[int, Field(strict=True, ge=0, le=8192)] = 0
     system_prompt: Text | None = None
-    exclude_template_tokens: Flag = False
+    exclude_template_tokens: Annotated[
+        Flag,
+        Field(
+            description="Scope `prompt` counts the tokens of the row's own messages alone: role markers, special "
+            "tokens, the generation prompt, the template's words and `system_prompt` are left out. A token that holds "
+            "own and other characters counts. Scope `last` stays the last prompt token, whatever it is. Without a chat "
+            "template nothing is left out."
+        ),
+    ] = False
     dtype: Dtype = "auto"
     plan_of: Id | None = None
     name: Name | None = None
@@ -122,7 +130,10 @@ class BatchOut(Answer):
 
 
 class SampleOut(Answer):
-    """One sample of a batch, as it was given to the model. Unmeasured: tokens and prompt_digest are null."""
+    """One sample of a batch, as it was given to the model. Unmeasured: tokens and prompt_digest are null.
+
+    own_tokens: how many of its tokens count in scope `prompt`, where the chat template's are left out; else null.
+    """
 
     in_batch_idx: int
     label: LabelWord
@@ -135,6 +146,7 @@ class SampleOut(Answer):
     difficulty: str | None
     group: str | None
     tokens: int | None
+    own_tokens: int | None
     truncated: bool | None
     non_finite: bool | None
     prompt_digest: str | None

@@ -88,9 +88,11 @@ def test_an_engine_that_cannot_serve_the_model_is_named(api: Api):
     assert "transformers" in api.post("/analyses", 422, json=body)["detail"]
 
 
-def test_excluding_template_tokens_is_refused_by_name(api: Api):
-    body = {"dataset_id": api.dataset(3)["id"], "model": "tiny", "exclude_template_tokens": True}
-    assert "exclude_template_tokens" in api.post("/analyses", 422, json=body)["detail"]
+def test_leaving_out_template_tokens_is_part_of_the_record(api: Api):
+    body = {"dataset_id": api.dataset(3)["id"], "model": "tiny", "batch_size": 4}
+    assert api.post("/analyses", 202, json=body)["params"]["exclude_template_tokens"] is False
+    made = api.post("/analyses", 202, json=body | {"exclude_template_tokens": True})
+    assert made["params"]["exclude_template_tokens"] is True
 
 
 def test_response_tokens_need_responses_from_somewhere(api: Api):

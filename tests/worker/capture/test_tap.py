@@ -7,7 +7,7 @@ from torch import nn
 
 from backend.domain.vocabulary import Site
 from tests.worker.tiny import FAMILIES, tiny_model
-from worker.capture.padding import pad_rows
+from worker.capture.padding import pad_rows, segments_of
 from worker.capture.protocol import RoutingUnreadable
 from worker.capture.tap import RoutingTap, Tapped
 from worker.sites import MoeSite, Reading, find_sites
@@ -15,10 +15,11 @@ from worker.sites import MoeSite, Reading, find_sites
 CPU = torch.device("cpu")
 ROWS = [np.array(ids, dtype=np.int32) for ids in ([7, 8, 9, 10, 11, 12], [20, 21], [30, 31, 32, 33], [40])]
 N_PROMPT = [4, 1, 4, 1]
+SEGMENTS = [segments_of(len(row), n) for row, n in zip(ROWS, N_PROMPT, strict=True)]
 
 
 def tapped(model: nn.Module, *, left: bool, stop_early: bool = True) -> Tapped:
-    rectangle = pad_rows(ROWS, N_PROMPT, 0, CPU, left=left)
+    rectangle = pad_rows(ROWS, SEGMENTS, 0, CPU, left=left)
     with RoutingTap(find_sites(model)) as tap, torch.no_grad():
         return tap.run(
             lambda: model(input_ids=rectangle.ids, attention_mask=rectangle.mask, position_ids=rectangle.positions),
@@ -49,7 +50,7 @@ def test_stopping_at_the_last_router_changes_no_count() -> None:
 def test_gradient_checkpointing_is_refused_instead_of_counting_twice() -> None:
     model = tiny_model("olmoe").train()
     model.gradient_checkpointing_enable()
-    rectangle = pad_rows(ROWS, N_PROMPT, 0, CPU)
+    rectangle = pad_rows(ROWS, SEGMENTS, 0, CPU)
     with (
         RoutingTap(find_sites(model)) as tap,
         tap.listening(rectangle.segments),
@@ -62,7 +63,7 @@ def test_a_site_that_is_never_reached_is_an_error() -> None:
     model = tiny_model("olmoe")
     sites = find_sites(model)
     model.model.layers = model.model.layers[:2]
-    rectangle = pad_rows(ROWS, N_PROMPT, 0, CPU)
+    rectangle = pad_rows(ROWS, SEGMENTS, 0, CPU)
     model.config.num_hidden_layers = 2
     with RoutingTap(sites) as tap, pytest.raises(RoutingUnreadable, match=r"never reached.*layers\.2"):
         tap.run(lambda: model(input_ids=rectangle.ids), rectangle.segments)
