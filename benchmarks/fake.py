@@ -142,7 +142,6 @@ class FakeAnalysis:
                 model_id="fake",
                 engine="transformers",
                 params=params,
-                plan=plans.freeze(self.plan),
                 plan_digest=self.plan.digest,
                 plan_summary=self.plan.summary(),
                 sites=sites,
@@ -150,6 +149,7 @@ class FakeAnalysis:
             )
             session.add(analysis)
             session.flush()
+            session.add(plans.freeze(analysis.id, self.plan))
             return analysis.id
 
     def record(self, n: int) -> Iterator[MeasuredBatch]:

@@ -10,16 +10,14 @@ from contextlib import closing
 from typing import Any
 
 from sqlalchemy import Engine, select
-from sqlalchemy.orm import undefer
 
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.plan import BatchPlan, PlannedBatch
 from backend.domain.vocabulary import Scope
 from backend.settings import Settings, get_settings
+from backend.store import plans, writes
 from backend.store import tables as t
-from backend.store import writes
 from backend.store.engine import reading, shared_engine, writing
-from backend.store.plans import thaw
 from worker.answering import answers_for, messages_of
 from worker.capture.engines import open_engine
 from worker.capture.protocol import CaptureEngine, EngineOptions, EngineRequest, SampleInput, Words
@@ -32,12 +30,12 @@ def measure_shard(analysis_id: str, first: int, stop: int, job_id: str) -> int:
     settings = get_settings()
     engine = shared_engine(settings.tables_url)
     with reading(engine) as session:
-        analysis = session.get(t.Analysis, analysis_id, options=[undefer(t.Analysis.plan)])
+        analysis = session.get(t.Analysis, analysis_id)
         if analysis is None:
             raise NotFound("analysis", analysis_id)
+        plan = plans.load(session, analysis_id)
         model_path = session.get_one(t.Model, analysis.model_id).path
         stored = writes.measured_batches(session, analysis_id)
-    plan = thaw(analysis.plan)
     if plan.digest != analysis.plan_digest:
         raise Conflict(f"The stored plan of {analysis_id} does not match its digest: the database was changed by hand.")
     started = time.monotonic()

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Engine, select
-from sqlalchemy.orm import undefer
 
 from backend.domain.errors import Conflict, InvalidInput, NotFound, ProvenanceBroken
 from backend.domain.plan import BatchPlan, PlannedBatch
 from backend.domain.vocabulary import Expert, Label
 from backend.settings import Settings, get_settings
+from backend.store import plans, writes
 from backend.store import tables as t
-from backend.store import writes
 from backend.store.checks_training import frozen_digest
 from backend.store.engine import reading, shared_engine, writing
-from backend.store.plans import thaw
 from worker.capture.generation import generate_answers
 from worker.examples import TrainBatch, TrainExample
 from worker.measuring import check_model, prompt_rows, still_wanted
@@ -49,7 +47,8 @@ def run_training(training_id: str, job_id: str) -> int:
     settings = get_settings()
     engine = shared_engine(settings.tables_url)
     training, analysis, model_path = _load(engine, training_id)
-    plan = thaw(analysis.plan)
+    with reading(engine) as session:
+        plan = plans.load(session, analysis.id)
     freeze_targets(engine, training, analysis, plan, model_path)
     run = _run(engine, settings, training, analysis, plan, model_path)
     with writing(engine) as session:
@@ -67,7 +66,7 @@ def _load(engine: Engine, training_id: str) -> tuple[t.Training, t.Analysis, str
         training = session.get(t.Training, training_id)
         if training is None:
             raise NotFound("training", training_id)
-        analysis = session.get_one(t.Analysis, training.analysis_id, options=[undefer(t.Analysis.plan)])
+        analysis = session.get_one(t.Analysis, training.analysis_id)
         model = session.get_one(t.Model, analysis.model_id)
     if model.weights_digest != analysis.model_digests["weights"]:
         raise Conflict(

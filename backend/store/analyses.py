@@ -33,13 +33,14 @@ def create(
         model_id=model.id,
         engine=params["engine"],
         params=params,
-        plan=plans.freeze(plan),
         plan_digest=plan.digest,
         plan_summary=plan.summary(),
         sites=model.sites,
         model_digests={name: getattr(model, f"{name}_digest") for name in digests},
     )
     session.add(analysis)
+    session.flush()
+    session.add(plans.freeze(analysis.id, plan))
     session.flush()
     return analysis
 

@@ -7,12 +7,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import ProvenanceBroken
-from backend.domain.plan import BatchPlan
 from backend.domain.prompts import LabelMeaning, Message, PromptRow, PromptSet
 from backend.domain.provenance import Link
 from backend.domain.vocabulary import Label
 from backend.store import tables as t
-from backend.store.plans import thaw
 
 
 class Broken(Exception):
@@ -65,11 +63,6 @@ def _domain_row(row: t.PromptRow) -> PromptRow:
         group=row.group,
         source=row.source,
     )
-
-
-def stored_plan(analysis: t.Analysis) -> BatchPlan:
-    """Return the frozen plan of an analysis (its batch ids are checked on the way). Raises ProvenanceBroken."""
-    return thaw(analysis.plan)
 
 
 def samples_by_batch(session: Session, analysis_id: str) -> dict[int, list[t.BatchSample]]:

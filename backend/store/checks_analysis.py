@@ -15,8 +15,9 @@ from backend.domain.plan import PlannedBatch
 from backend.domain.provenance import prompt_digest
 from backend.domain.risk import BatchCounts, RiskSums, check_counts, risk_diff
 from backend.domain.vocabulary import LABELS, Label, Site
+from backend.store import plans
 from backend.store import tables as t
-from backend.store.checks import Broken, read_prompt_set, same, samples_by_batch, stored_plan
+from backend.store.checks import Broken, read_prompt_set, same, samples_by_batch
 from backend.store.writes import sums_from_row
 
 _PAGE = 64
@@ -38,7 +39,7 @@ def check_rows(session: Session, analysis: t.Analysis) -> Iterator[None]:
 
 def check_plan(session: Session, analysis: t.Analysis) -> Iterator[None]:
     """The stored plan has its digest, and planning again from the rows gives the same plan."""
-    stored = stored_plan(analysis)
+    stored = plans.load(session, analysis.id)
     same("the stored plan", analysis.plan_digest, stored.digest)
     yield
     prompt_set = read_prompt_set(session, analysis.dataset_id)
@@ -61,7 +62,7 @@ def _pages(session: Session, table: Any, analysis_id: str, *more: Any) -> Iterat
 
 def check_batches(session: Session, analysis: t.Analysis) -> Iterator[None]:
     """Each stored batch holds exactly the planned samples, in order; a finished analysis holds all of them."""
-    planned = {b.batch_idx: b for b in stored_plan(analysis).batches}
+    planned = {b.batch_idx: b for b in plans.load(session, analysis.id).batches}
     samples = samples_by_batch(session, analysis.id)
     seen = set()
     for batch in _pages(session, t.AnalysisBatch, analysis.id):

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from backend.domain.canonical import canonical_json, sha256_hex
 from backend.domain.experts import expert_set_digest
 from backend.domain.provenance import target_digest
+from backend.store import plans
 from backend.store import tables as t
-from backend.store.checks import Broken, same, samples_by_batch, stored_plan
+from backend.store.checks import Broken, same, samples_by_batch
 
 
 def check_expert_set(session: Session, training: t.Training, analysis: t.Analysis) -> Iterator[None]:
@@ -70,7 +71,7 @@ def _steps(session: Session, training: t.Training) -> list[t.TrainingStep]:
 
 def check_steps(session: Session, training: t.Training, analysis: t.Analysis) -> Iterator[None]:
     """Each step saw its analysis batch: same samples, order, labels and prompts, verified during the forward call."""
-    planned = {b.batch_idx: b for b in stored_plan(analysis).batches}
+    planned = {b.batch_idx: b for b in plans.load(session, analysis.id).batches}
     samples = samples_by_batch(session, analysis.id)
     known = {(s.batch_idx, s.in_batch_idx): (s.row_id, s.label, s.prompt_digest) for b in samples.values() for s in b}
     steps = _steps(session, training)
@@ -93,7 +94,9 @@ def check_steps(session: Session, training: t.Training, analysis: t.Analysis) ->
 
 def check_epochs(session: Session, training: t.Training, analysis: t.Analysis) -> Iterator[None]:
     """Each finished epoch visited every sample of the plan exactly once."""
-    everything = sorted((b.batch_idx, s.in_batch_idx) for b in stored_plan(analysis).batches for s in b.samples)
+    everything = sorted(
+        (b.batch_idx, s.in_batch_idx) for b in plans.load(session, analysis.id).batches for s in b.samples
+    )
     epochs: dict[int, list[tuple[int, int]]] = {}
     for step in _steps(session, training):
         epochs.setdefault(step.epoch, []).extend((s["batch_idx"], s["in_batch_idx"]) for s in step.samples)

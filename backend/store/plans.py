@@ -11,20 +11,19 @@ from backend.domain.plan import BatchPlan
 from backend.store import tables as t
 
 
-def freeze(plan: BatchPlan) -> bytes:
-    """Return the stored form of a plan."""
-    return zlib.compress(plan.to_json())
+def freeze(analysis_id: str, plan: BatchPlan) -> t.AnalysisPlan:
+    """Return the row that holds the plan of an analysis."""
+    return t.AnalysisPlan(analysis_id=analysis_id, plan=zlib.compress(plan.to_json()))
 
 
 @lru_cache(maxsize=16)
-def thaw(blob: bytes) -> BatchPlan:
-    """Read the stored form of a plan. Raises ProvenanceBroken if a batch id does not follow from its samples."""
+def _thaw(blob: bytes) -> BatchPlan:
     return BatchPlan.from_json(zlib.decompress(blob))
 
 
 def load(session: Session, analysis_id: str) -> BatchPlan:
-    """Return the plan of an analysis. Raises NotFound, ProvenanceBroken."""
-    blob = session.scalar(select(t.Analysis.plan).where(t.Analysis.id == analysis_id))
+    """Return the plan of an analysis. Raises NotFound, ProvenanceBroken where a batch id is not that of its samples."""
+    blob = session.scalar(select(t.AnalysisPlan.plan).where(t.AnalysisPlan.analysis_id == analysis_id))
     if blob is None:
         raise NotFound("analysis", analysis_id)
-    return thaw(bytes(blob))
+    return _thaw(bytes(blob))

@@ -120,11 +120,19 @@ class Analysis(Run):
     model_id: Mapped[str] = mapped_column(String(300), index=True)
     engine: Mapped[str] = mapped_column(String(20))
     params: Mapped[dict[str, Any]]  # the request, with every default filled in
-    plan: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)  # zlib of BatchPlan.to_json(); the frozen plan
     plan_digest: Mapped[str] = mapped_column(String(64), index=True)
     plan_summary: Mapped[dict[str, Any]]  # n_batches, n_samples, n_left_out, left_out_reasons
     sites: Mapped[list[Any]]  # the model's MoE sites as measured (copied from Model at submission)
     model_digests: Mapped[dict[str, Any]]  # config, weights, tokenizer, template at submission
+
+
+class AnalysisPlan(Base):
+    """The frozen plan of an analysis. Not in its row, which is written anew with every batch."""
+
+    __tablename__ = "analysis_plans"
+
+    analysis_id: Mapped[str] = mapped_column(ForeignKey("analyses.id", ondelete="CASCADE"), primary_key=True)
+    plan: Mapped[bytes] = mapped_column(LargeBinary)  # zlib of BatchPlan.to_json()
 
 
 class AnalysisBatch(Base):

@@ -1,6 +1,6 @@
 """The whole chain, recomputed from stored rows. Nothing here trusts a stored digest: each is computed again."""
 
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session
 
 from backend.domain.errors import NotFound
 from backend.domain.provenance import Link
@@ -12,7 +12,7 @@ from backend.store.checks import link
 
 def verify_analysis(session: Session, analysis_id: str) -> list[Link]:
     """Check every link of an analysis. Raises NotFound; a broken link is returned, not raised."""
-    analysis = session.get(t.Analysis, analysis_id, options=[undefer(t.Analysis.plan)])
+    analysis = session.get(t.Analysis, analysis_id)
     if analysis is None:
         raise NotFound("analysis", analysis_id)
     return [
@@ -30,7 +30,7 @@ def verify_training(session: Session, training_id: str) -> list[Link]:
     training = session.get(t.Training, training_id)
     if training is None:
         raise NotFound("training", training_id)
-    analysis = session.get_one(t.Analysis, training.analysis_id, options=[undefer(t.Analysis.plan)])
+    analysis = session.get_one(t.Analysis, training.analysis_id)
     return [
         *verify_analysis(session, training.analysis_id),
         link("expert set: matches its SHA-256", tr.check_expert_set(session, training, analysis)),

@@ -4,19 +4,17 @@ The routing is random but true to a router: every token of a sample goes to top_
 """
 
 import json
-import zlib
 from typing import Any
 
 import numpy as np
 from sqlalchemy import Engine
-from sqlalchemy.orm import undefer
 
 from backend.domain.measured import MeasuredBatch, MeasuredSample, ScopeRouting
 from backend.domain.plan import BatchPlan
 from backend.domain.provenance import prompt_digest, target_digest
 from backend.domain.vocabulary import Scope, Site
+from backend.store import plans, writes
 from backend.store import tables as t
-from backend.store import writes
 from backend.store.engine import reading, writing
 
 SITES = tuple(Site(layer, f"model.layers.{layer}.mlp", 4, 2) for layer in (1, 3))
@@ -89,8 +87,8 @@ def measure(
     with writing(engine) as session:
         writes.start(session, t.Analysis, analysis_id)
     with reading(engine) as session:
-        analysis = session.get_one(t.Analysis, analysis_id, options=[undefer(t.Analysis.plan)])
-    plan = BatchPlan.from_json(zlib.decompress(analysis.plan))
+        analysis = session.get_one(t.Analysis, analysis_id)
+        plan = plans.load(session, analysis_id)
     sites = tuple(Site.from_dict(site) for site in analysis.sites)
     for batch in plan.batches:
         if only is not None and batch.batch_idx not in only:

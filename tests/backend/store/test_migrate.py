@@ -12,14 +12,14 @@ from sqlalchemy import select, text
 from backend.store.arrays import pack
 from backend.store.engine import make_engine, reading
 from backend.store.migrate import _config, upgrade
-from backend.store.tables import Base, BatchRouting, BatchSample
+from backend.store.tables import AnalysisPlan, Base, BatchRouting, BatchSample
 
 _NOW, _KEY = "2026-01-01T00:00:00", {"analysis_id": "an_1", "batch_idx": 0}
 OLDER: dict[str, dict[str, Any]] = {  # one row a table, as version 0001 stored it
     "datasets": {"id": "ds_1", "name": "n", "sha256": "5" * 64, "label_meaning": "{}", "files": "[]"}
     | {"n_rows": 2, "n_safe": 1, "n_unsafe": 1, "n_duplicates": 0, "status": "succeeded", "created_at": _NOW},
     "analyses": {"id": "an_1", "name": "n", "dataset_id": "ds_1", "model_id": "m", "engine": "transformers"}
-    | {"params": "{}", "plan": b"", "plan_digest": "6" * 64, "plan_summary": "{}", "sites": "[]", "notes": ""}
+    | {"params": "{}", "plan": b"frozen", "plan_digest": "6" * 64, "plan_summary": "{}", "sites": "[]", "notes": ""}
     | {"model_digests": "{}", "tags": "[]", "status": "running", "stage": "", "done": 1, "total": 1}
     | {"environment": "{}", "created_at": _NOW},
     "batch_samples": _KEY
@@ -67,9 +67,11 @@ def test_an_older_database_keeps_its_measured_batches(tmp_path: Path) -> None:
     with reading(engine) as session:
         [routing] = session.scalars(select(BatchRouting)).all()
         [sample] = session.scalars(select(BatchSample)).all()
+        [plan] = session.scalars(select(AnalysisPlan)).all()
     with engine.connect() as connection:
         [kind] = connection.execute(text("SELECT typeof(row_id) FROM batch_samples")).one()
     engine.dispose()
     assert routing.counts.tolist() == [[[1, 2]]]
     assert (sample.row_id, sample.prompt_digest, sample.token_ids.tolist()) == ("ab" * 32, "0f" * 32, [7, 8])
     assert kind == "blob"
+    assert (plan.analysis_id, plan.plan) == ("an_1", b"frozen")

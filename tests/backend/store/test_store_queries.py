@@ -130,7 +130,6 @@ def run(session, status: str = "queued") -> t.Analysis:
         model_id="m",
         engine="transformers",
         params={},
-        plan=b"",
         plan_digest="",
         plan_summary={},
         sites=[],
