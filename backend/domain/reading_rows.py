@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from backend.domain.errors import RowProblem
-from backend.domain.mappings import Mapping, label_problem
+from backend.domain.mappings import LEAVE_OUT, Mapping, label_problem
 from backend.domain.prompts import ROLES, Message, PromptRow, is_storable
 from backend.domain.reading_json import DECODER
 from backend.domain.reading_lines import MAX_LINE, Cells, reason, shown
 from backend.domain.vocabulary import Label
+
+BEFORE, AFTER = "\n\n---\n\n", "\n\n"
+"""Between a context and the prompt behind it, and between a prompt and the input behind it."""
 
 _OPTIONAL = ("category", "difficulty", "group", "source")
 _ROLE_KEYS = (("role", "content"), ("from", "value"))
@@ -25,22 +28,32 @@ class RowRefused(Exception):
         self.column = column
 
 
+class RowLeftOut(Exception):
+    """A row that the mapping leaves out. reason: a word of LEAVE_OUT."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(LEAVE_OUT[reason])
+        self.reason = reason
+
+
 def make_row(cells: Cells, mapping: Mapping, label: Label) -> PromptRow:
-    """Return the prompt row. Raises RowRefused."""
+    """Return the prompt row. Raises RowRefused, RowLeftOut."""
     columns = mapping.columns
     response = _text(cells, columns.get("response"), first_of_list=True)
     if "messages" in columns:
         messages, response = _chat(cells, columns["messages"], response)
     else:
-        messages = (Message("user", _prompt(cells, columns["prompt"])),)
+        messages = (Message("user", _whole_prompt(cells, mapping)),)
     rest = {name: _text(cells, columns.get(name)) for name in _OPTIONAL}
+    rest["source"] = rest["source"] or mapping.source
     return PromptRow(messages, label, response, **rest)
 
 
 def label_of(cells: Cells, mapping: Mapping, given: Label | None) -> Label | None:
     """Return the row's label; None if neither the row nor the caller says. given: the label of the whole file.
 
-    Raises RowRefused for a value that is not understood (unless the file's label is given) or contradicts it.
+    Raises RowRefused for a value that is not understood (unless the file's label is given) or contradicts it,
+    RowLeftOut for a row without a label where the mapping says so.
     """
     given = given or mapping.fixed_label
     column = mapping.columns.get("label")
@@ -52,6 +65,8 @@ def label_of(cells: Cells, mapping: Mapping, given: Label | None) -> Label | Non
         raise RowRefused(f"The row says {label}, but the file was given as {given}.", column)
     if label or given:
         return label or given
+    if _missing(raw) and "unlabelled" in mapping.leave_out:
+        raise RowLeftOut("unlabelled")
     raise RowRefused("The label is missing." if _missing(raw) else label_problem(raw), column)
 
 
@@ -64,8 +79,26 @@ def _missing(raw: object) -> bool:
     return raw is None or (isinstance(raw, str) and not raw.strip()) or (isinstance(raw, float) and math.isnan(raw))
 
 
+def _whole_prompt(cells: Cells, mapping: Mapping) -> str:
+    """Return the prompt with what belongs to it: a context above a line of dashes, an input after an empty line."""
+    columns = mapping.columns
+    prompt = _prompt(cells, columns["prompt"])
+    if "redacted" in mapping.leave_out and prompt.strip() == "REDACTED":
+        raise RowLeftOut("redacted")
+    before, after = (_text(cells, columns.get(name)) for name in ("before", "after"))
+    if not before and not after:
+        return prompt
+    whole = (before + BEFORE if before else "") + prompt + (AFTER + after if after else "")
+    return _checked(whole, columns["prompt"])
+
+
 def _prompt(cells: Cells, column: str) -> str:
     raw = cells.get(column)
+    if isinstance(raw, list) and column.strip().casefold() == "turns":  # FastChat's way to store a question
+        turns = [turn for turn in raw if not _missing(turn)]
+        if len(turns) > 1:
+            raise RowRefused(f"The prompt has {len(turns)} turns, and the answers between them are missing.", column)
+        raw = turns[0] if turns else None
     if _missing(raw):
         raise RowRefused("The prompt is missing.", column)
     if not isinstance(raw, str):
@@ -74,8 +107,13 @@ def _prompt(cells: Cells, column: str) -> str:
 
 
 def _text(cells: Cells, column: str | None, *, first_of_list: bool = False) -> str | None:
-    """Return a cell as text, None if it is empty. A list of words is joined; of several answers the first is meant."""
+    """Return a cell as text, None if it is empty. A list of words is joined; of several answers the first is meant.
+
+    An object of truth values stands for the names of those that are true.
+    """
     raw = cells.get(column) if column else None
+    if isinstance(raw, dict) and all(isinstance(value, bool) for value in raw.values()):
+        raw = [name for name, is_so in raw.items() if is_so]
     if isinstance(raw, Sequence) and not isinstance(raw, str):
         parts = [_scalar(item, str(column)) for item in raw if not _missing(item)]
         raw = (parts[0] if first_of_list else ", ".join(parts)) if parts else None

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from pydantic import Field
+
 from backend.api.schemas.common import Answer, LabelWord, Status
 
 
@@ -20,6 +22,8 @@ class MappingOut(Answer):
     columns: dict[str, str]
     label_values: dict[str, LabelWord]
     fixed_label: LabelWord | None
+    source: str | None = None
+    leave_out: list[str] = Field(default_factory=list)
 
 
 class LabelCounts(Answer):
@@ -53,6 +57,25 @@ class PreviewOut(Answer):
     notes: list[str]
     first_rows: list[dict[str, Any]]
     known_mappings: list[str]
+    complete: bool
+    left_out: dict[str, int]
+    n_both_labels: int
+    n_duplicates: int
+    suggested_label: LabelWord | None
+    label_meaning: LabelMeaningOut | None
+
+
+class FormatOut(Answer):
+    """A published format. It is recognised by `columns`; `fields` says what they become; `about`: what labels say."""
+
+    name: str
+    columns: list[str]
+    optional_columns: list[str]
+    fields: dict[str, str]
+    label_values: dict[str, LabelWord]
+    fixed_label: LabelWord | None
+    about: str
+    notes: list[str]
 
 
 class FileOut(Answer):

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.domain.errors import InvalidInput
-from backend.domain.mappings import FIELDS, KNOWN_MAPPINGS, KnownMapping, Mapping, known_names, propose
+from backend.domain.formats import KnownMapping
+from backend.domain.mappings import FIELDS, LEAVE_OUT, Mapping
 from backend.domain.prompts import Label
+from backend.domain.published import KNOWN_MAPPINGS, known_names, propose
 
 COLUMNS = st.dictionaries(st.sampled_from([f for f in FIELDS if f != "messages"]), st.text(min_size=1, max_size=8))
 MAPPINGS = st.builds(
@@ -17,6 +19,8 @@ MAPPINGS = st.builds(
     label_values=st.dictionaries(st.text(max_size=6), st.sampled_from(Label)),
     fixed_label=st.none() | st.sampled_from(Label),
     name=st.text(min_size=1, max_size=20),
+    source=st.none() | st.text(min_size=1, max_size=20),
+    leave_out=st.lists(st.sampled_from(sorted(LEAVE_OUT)), unique=True).map(lambda words: tuple(sorted(words))),
 )
 
 
@@ -149,6 +153,10 @@ def test_a_partial_mapping_changes_the_proposal():
         ({"columns": {"prompt": "a"}, "label_values": [1]}, ("mapping", "label_values")),
         ({"columns": {"prompt": "a"}, "label_values": {"1": "evil"}}, ("mapping", "label_values", "1")),
         ({"columns": {"prompt": "a"}, "fixed_label": "1"}, ("mapping", "fixed_label")),
+        ({"columns": {"messages": "a", "before": "b"}}, ("mapping", "columns")),
+        ({"columns": {"prompt": "a"}, "source": 3}, ("mapping", "source")),
+        ({"columns": {"prompt": "a"}, "leave_out": "redacted"}, ("mapping", "leave_out")),
+        ({"columns": {"prompt": "a"}, "leave_out": ["hard ones"]}, ("mapping", "leave_out")),
     ],
 )
 def test_a_wrong_mapping_is_refused_by_field(value, loc):

@@ -14,8 +14,9 @@ from pyarrow import parquet
 from backend.domain import reading_lines, reading_tables
 from backend.domain.errors import ImportRefused, RowProblem
 from backend.domain.mappings import Mapping
+from backend.domain.previewing import preview_file
 from backend.domain.prompts import MAX_PROBLEMS, Label, LabelMeaning, Message, PromptRow
-from backend.domain.reading import SourceFile, import_files, preview_file, read_prompt_set, read_rows
+from backend.domain.reading import SourceFile, import_files, read_prompt_set, read_rows
 from tests import realdata
 
 MEANING = LabelMeaning.from_text("harmless_harmful")
@@ -101,6 +102,8 @@ def test_xstest_is_labelled_by_its_type(put):
         "columns": {"prompt": "prompt", "label": "type", "category": "type", "group": "focus"},
         "label_values": {"contrast_*": "unsafe", "*": "safe"},
         "fixed_label": None,
+        "source": None,
+        "leave_out": [],
     }
     assert preview.counts == {"safe": 2, "unsafe": 1, "unlabelled": 0}
     rows = rows_of(put("x.csv", XSTEST))
