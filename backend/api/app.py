@@ -21,6 +21,7 @@ from backend.api import (
     exports,
     jobs,
     models,
+    reports,
     risk,
     system,
     trainings,
@@ -41,7 +42,7 @@ every training step to the batch it came from.
 Send `Authorization: Bearer <token>` with every request but this page; `routeprint token` prints the token."""
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
-_NOUNS = (system, datasets, models, analyses, batches, risk, exports, experts, expert_imports, trainings, jobs)
+_NOUNS = (system, datasets, models, analyses, batches, risk, reports, exports, experts, expert_imports, trainings, jobs)
 
 
 def create_app(settings: Settings) -> FastAPI:

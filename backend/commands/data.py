@@ -23,7 +23,10 @@ EXPORTS = {
     "csv": "the risk_diff table",
     "npy": "the risk_diff matrix",
     "esft": "an expert set as ESFT configuration",
+    "html": "the report",
+    "md": "the report",
 }
+REPORTS = ("html", "md")
 _SHOWN_PROBLEMS = 20
 
 
@@ -118,35 +121,56 @@ def _export_path(id_: str, format_: str, scope: str, pool: str, batch: int | Non
     if format_ in {"csv", "npy"}:
         where = {} if batch is None else {"batch_idx": batch}
         return f"analyses/{id_}/risk-diff", {"format": format_, "scope": scope, "pool": pool, **where}
+    if format_ in REPORTS:
+        return f"analyses/{id_}/report", {"format": format_, "scope": scope, "pool": pool}
     return f"analyses/{id_}/export", {"format": format_}
+
+
+def _report_format(out: Path, given: str | None) -> str:
+    """Return the form of a report: as given, or as the file's ending says."""
+    form = given or {".md": "md", ".markdown": "md", ".html": "html", ".htm": "html"}.get(out.suffix.lower(), "")
+    if form not in REPORTS:
+        raise InvalidInput(f"A report is html or md, and {out.name!r} says neither: end it in .html or .md.")
+    return form
 
 
 def export(
     id_: Annotated[str, typer.Argument(metavar="ID", help="An analysis (an_...) or an expert set (es_...).")],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
     format_: Annotated[
-        str, typer.Option("--format", "-f", help="; ".join(f"{key}: {what}" for key, what in EXPORTS.items()))
-    ] = "csv",
+        str | None,
+        typer.Option(
+            "--format", "-f", help="; ".join(f"{k}: {what}" for k, what in EXPORTS.items()) + " [default: csv]"
+        ),
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="The report of an analysis, HTML or Markdown by the file's ending.")
+    ] = False,
+    with_examples: Annotated[
+        bool, typer.Option("--with-examples", help="For a report: show some prompts, folded away. Else it shows none.")
+    ] = False,
     scope: Annotated[
-        str, typer.Option(help="Tokens that count, for csv and npy: prompt, response or last.")
+        str, typer.Option(help="Tokens that count, for csv, npy and reports: prompt, response or last.")
     ] = "prompt",
-    pool: Annotated[str, typer.Option(help="For csv and npy: mean or pooled.")] = "mean",
+    pool: Annotated[str, typer.Option(help="For csv, npy and reports: mean or pooled.")] = "mean",
     batch: Annotated[int | None, typer.Option(help="For csv and npy: one batch instead of all.")] = None,
     training: Annotated[
         str | None, typer.Option(help="For jsonl and parquet: the training whose answers to use.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
-    """Write an analysis, its training set or an expert set to a file.
+    """Write an analysis, its report, its training set or an expert set to a file.
 
-    Example: `routeprint export an_1f0c9a2b7d3e --format csv -o risk_diff.csv`
+    Example: `routeprint export an_1f0c9a2b7d3e --report -o report.html`
     """
+    format_ = _report_format(out, format_) if report else format_ or "csv"
     if format_ not in {*EXPORTS, "json"}:
         raise InvalidInput(f"There is no format {format_!r}. Choose one of: {', '.join(EXPORTS)}.")
     if out.exists() and not force:
         raise InvalidInput(f"{out} exists already. Choose another name, or say --force.")
     path, params = _export_path(id_, format_, scope, pool, batch)
     params |= {"training_id": training} if training else {}
+    params |= {"examples": True} if with_examples else {}
     with connect() as api, console.status("exporting"):
         n_bytes = api.download(path, out, **params)
     say(f"{out}: {size_in_words(n_bytes)}")

@@ -190,8 +190,31 @@ def _left_out(api: Api, analysis: Json) -> None:
     table(LEFT_OUT_COLUMNS, made, key="left-out-table", label="Left-out prompts", height=440)
 
 
+def _report(api: Api, analysis: Json) -> None:
+    """Offer the report of the scope and pool that the address names."""
+    scope, pool = address.scope_and_pool(analysis["params"]["scopes"])
+    st.subheader("Report")
+    ui.note(
+        f"Method, versions and hashes, the verified chain, results, caveats and how to do it again, in one file that "
+        f"loads nothing: {words.SCOPES[scope]}, pool {pool}. It shows no prompt unless you say so."
+    )
+    examples = st.toggle("Show some prompts in it", key="report-examples")
+    with st.container(horizontal=True):
+        for form, title in (("html", "Report (HTML)"), ("md", "Report (Markdown)")):
+            asked = {"format": form, "scope": scope, "pool": pool, "examples": examples}
+            st.download_button(
+                title,
+                data=lambda asked=asked: api.download(f"/analyses/{analysis['id']}/report", **asked),  # type: ignore[misc]
+                file_name=f"routeprint-{analysis['id']}-{scope}-{pool}.{form}",
+                key=f"report:{form}",
+                icon=":material/description:",
+                on_click="ignore",
+            )
+
+
 def _record(api: Api, analysis: Json) -> None:
     verify.show(api, f"/analyses/{analysis['id']}")
+    _report(api, analysis)
     st.subheader("Export")
     with st.container(horizontal=True):
         for form, words_ in (

@@ -113,6 +113,13 @@ def test_export_does_not_overwrite_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "risk.csv").read_text() == "mine"
 
 
+def test_a_report_wants_a_file_that_says_its_form(tmp_path: Path) -> None:
+    done = _routeprint("export", "an_000000000000", "--report", "-o", str(tmp_path / "report.txt"))
+    assert (done.returncode, "end it in .html or .md" in " ".join(done.stderr.split())) == (1, True)
+    done = _routeprint("export", "an_000000000000", "--report", "--format", "csv", "-o", str(tmp_path / "report.html"))
+    assert done.returncode == 1
+
+
 def test_a_failed_download_leaves_no_file(tmp_path: Path) -> None:
     done = _routeprint("export", "an_000000000000", "-o", str(tmp_path / "risk.csv"))
     assert done.returncode == 1

@@ -1,0 +1,59 @@
+"""The report of an analysis: one file to read, to print and to paste, made from the stored record."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+
+from backend.api.edge import PROBLEMS, Here, PathId
+from backend.api.formats import IfNoneMatch, etag, unchanged
+from backend.api.schemas.common import PoolWord, ScopeWord
+from backend.domain.report.as_html import POLICY
+from backend.domain.report.compose import ReportFormat, report
+from backend.domain.vocabulary import Pool, Scope
+from backend.store import analyses, reports, runs
+from backend.store import tables as t
+
+router = APIRouter(prefix="/analyses/{analysis_id}", tags=["analyses"], responses=PROBLEMS)
+
+MEDIA_TYPES = {"html": "text/html; charset=utf-8", "md": "text/markdown; charset=utf-8"}
+
+
+@router.get(
+    "/report",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {}, "text/markdown": {}}, "description": "The file."}},
+)
+def get_report(
+    here: Here,
+    analysis_id: PathId,
+    format: Annotated[  # noqa: A002 - the query parameter's name
+        ReportFormat, Query(description="html: one self-contained page; md: the same in Markdown.")
+    ] = "html",
+    scope: ScopeWord = "prompt",
+    pool: PoolWord = "mean",
+    examples: Annotated[bool, Query(description="Show five prompts of each label; else no prompt is shown.")] = False,
+    verify: Annotated[bool, Query(description="Check the whole chain and report every link; takes a while.")] = True,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Return a report with method, versions and hashes, results, caveats and how to do it again.
+
+    It holds no text of the prompt set unless `examples` is true, loads nothing from anywhere, and comes out the same,
+    byte for byte, as long as what is stored is the same. Without finished statistics of this scope and pool it says
+    so, and calls nothing significant.
+    """
+    with here.reading() as session:
+        analysis = runs.get(session, t.Analysis, analysis_id)
+        analyses.check_scope(analysis, scope)
+        facts = reports.gather(session, analysis, Scope(scope), Pool(pool), with_examples=examples, verify=verify)
+    content = report(facts, format)
+    tag = etag(content)
+    if (same := unchanged(tag, if_none_match)) is not None:
+        return same
+    headers = {
+        "Content-Disposition": f'attachment; filename="routeprint-{analysis_id}-{scope}-{pool}.{format}"',
+        "Content-Security-Policy": POLICY,
+        "ETag": tag,
+        "Cache-Control": "private, no-cache",
+    }
+    return Response(content, 200, headers, MEDIA_TYPES[format])

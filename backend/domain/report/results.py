@@ -1,0 +1,249 @@
+"""The results: the figure, how many experts are significant, the strongest, the layers, the batches, the baselines."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.domain.report.abstract import interval_of, no_statistics
+from backend.domain.report.document import Block, Column, Heatmap, Paragraph, Run, Section, Strip, Strong, Table, text
+from backend.domain.report.facts import Facts, StatisticsFacts
+from backend.domain.report.raster import round_up
+from backend.domain.report.words import count, interval, listed, number, p_value, percent, plural, shown, signed
+
+TOP = 20
+"""Experts in the table; the whole table is one call away (reproduce.py)."""
+
+_AREAS = (
+    ("routing", "Routing"),
+    ("length", "Prompt length alone"),
+    ("tokens", "Bag of token ids alone"),
+    ("routing_and_tokens", "Routing and bag of token ids"),
+    ("routing_less_length", "Difference: routing less length"),
+    ("routing_less_tokens", "Difference: routing less token ids"),
+    ("added_to_tokens", "Difference: what routing adds to token ids"),
+)
+
+
+def results(facts: Facts) -> Section:
+    """Return the section."""
+    if facts.table is None:
+        nothing = text(f"There is nothing to show yet: {facts.reason}.")
+        return Section("results", "Results", (Paragraph(nothing),))
+    parts = [
+        Section("experts", "Experts", (_heatmap(facts), _how_many(facts), expert_table(facts))),
+        Section("layers", "Layers and load", (layer_table(facts), _dead(facts))),
+        Section("batches", "Batches", _batches(facts)),
+    ]
+    if facts.statistics:
+        parts += [
+            Section("steadiness", "Stability on other prompts", _stability(facts, facts.statistics)),
+            Section("baselines", "What words alone can do", _baselines(facts.statistics)),
+        ]
+    return Section("results", "Results", (), tuple(parts))
+
+
+def _heatmap(facts: Facts) -> Heatmap:
+    largest = round_up(facts.largest)
+    marked = facts.significant & facts.exists
+    marks = f" A dot marks {plural(int(marked.sum()), 'significant expert')}." if facts.statistics else ""
+    absent = "" if facts.exists.all() else " Grey cells without a value: the layer has no such expert."
+    caption = (
+        f"One row per MoE layer ({facts.site_names()[0]} on top), one column per expert. Red fires more on unsafe "
+        f"prompts, blue more on safe ones; the scale ends at ±{largest:g}. Scope {facts.scope}, pool {facts.pool}, "
+        f"{plural(facts.measured.n_batches, 'batch', 'batches')}.{marks}{absent}"
+    )
+    title = "risk_diff of every expert"
+    return Heatmap("heatmap", title, text(caption), facts.risk_diff, marked, facts.site_names(), largest)
+
+
+def _how_many(facts: Facts) -> Paragraph:
+    if facts.statistics is None:
+        return Paragraph(text(no_statistics(facts)))
+    summary = facts.statistics.summary
+    if not facts.statistics.testable:
+        return Paragraph(text(Strong("No expert can be called significant."), f" {shown(summary['design']['reason'])}"))
+    return Paragraph(
+        text(
+            Strong(f"{plural(summary['n_significant'], 'expert')} of {count(summary['n_tested'])} tested"),
+            f" are significant at p_max_t ≤ {summary['alpha']:g} ({count(summary['n_significant_unsafe'])} fire more "
+            f"on unsafe, {count(summary['n_significant_safe'])} more on safe prompts); {count(summary['n_q05'])} have "
+            f"q ≤ 0.05. The critical |t| is {number(summary['critical_t'], 2)}.",
+        )
+    )
+
+
+def strongest(facts: Facts) -> list[tuple[int, int]]:
+    """Return (row, expert) of the first experts: by p_max_t and |t| where they are tested, else by |risk_diff|."""
+    size = np.abs(np.nan_to_num(facts.risk_diff, nan=-1.0))
+    keys: list[NDArray[np.float64]] = [-size.ravel()]
+    if facts.statistics and facts.statistics.testable:
+        figures = facts.statistics.figures
+        keys += [-np.nan_to_num(np.abs(figures["t"]).ravel(), nan=-1.0)]
+        keys += [np.nan_to_num(figures["p_max_t"].ravel(), nan=2.0)]
+    there = facts.exists.ravel()
+    order = [place for place in np.lexsort(keys).tolist() if there[place]]
+    return [divmod(place, facts.exists.shape[1]) for place in order[:TOP]]
+
+
+def expert_table(facts: Facts) -> Table:
+    """Return the strongest experts with everything known of them."""
+    assert facts.table is not None
+    tested = facts.statistics is not None
+    columns = ["Layer", "Expert", "risk_diff", "Rate unsafe", "Rate safe"]
+    if facts.statistics:
+        level = percent(facts.statistics.summary["intervals"]["level"], 0)
+        columns += [f"{level} interval", "p", "p_max_t", "q", "Selected in", "Load"]
+    rows = [_expert_row(facts, row, expert) for row, expert in strongest(facts)]
+    by = "p_max_t, then |t|" if facts.statistics and facts.statistics.testable else "|risk_diff|"
+    note = "Load: tokens received, to an even share of 1. Selected in: share of resamples that choose the expert."
+    return Table(
+        "top-experts",
+        f"The first {len(rows)} of {count(facts.n_experts)} experts by {by}",
+        tuple(Column(title, "right") for title in columns),
+        tuple(rows),
+        text(note) if tested else text("Untested: the order is that of |risk_diff| in these very prompts."),
+    )
+
+
+def _expert_row(facts: Facts, row: int, expert: int) -> tuple[Run, ...]:
+    assert facts.table is not None
+    value = signed(facts.risk_diff[row, expert], facts.decimals)
+    cells: tuple[Run, ...] = (
+        facts.site_names()[row],
+        str(expert),
+        Strong(value) if facts.significant[row, expert] else value,
+        number(facts.table.rate_unsafe[row, expert], facts.decimals),
+        number(facts.table.rate_safe[row, expert], facts.decimals),
+    )
+    if facts.statistics is None:
+        return cells
+    own = {name: float(figure[row, expert]) for name, figure in facts.statistics.figures.items()}
+    return (
+        *cells,
+        interval(own["ci_low"], own["ci_high"], facts.decimals),
+        *(p_value(own[name]) for name in ("p", "p_max_t", "q")),
+        percent(own["frequency"]),
+        number(own["load"], 2),
+    )
+
+
+def layer_table(facts: Facts) -> Table:
+    """Return one line per MoE site: how much moved, its extremes, how even its load is."""
+    columns = ["Layer", "Experts", "Moved", "Most unsafe", "Most safe"]
+    columns += ["Significant"] if facts.statistics else []
+    columns += ["Load entropy", "Effective experts", "Dead"] if facts.load else []
+    rows = [_layer_row(facts, row) for row in range(len(facts.sites))]
+    return Table(
+        "layers-table",
+        "MoE layers",
+        tuple(Column(title, "right") for title in columns),
+        tuple(rows),
+        text(
+            "Moved: half the sum of |risk_diff|, the part of a token's expert choices that differ between the labels. "
+            "Most unsafe, most safe: the expert and its risk_diff. Load entropy: 1 is perfectly even, 0 one expert "
+            "(both labels together). Dead: experts that no counted token reached."
+        ),
+    )
+
+
+def _layer_row(facts: Facts, row: int) -> tuple[Run, ...]:
+    size = facts.sites[row].n_experts
+    own = facts.risk_diff[row, :size]
+    extremes = [f"{place}: {signed(own[place], facts.decimals)}" for place in (int(own.argmax()), int(own.argmin()))]
+    cells: list[Run] = [facts.site_names()[row], count(size), number(float(np.abs(own).sum()) / 2, facts.decimals)]
+    cells += extremes
+    if facts.statistics:
+        cells.append(count(int(facts.significant[row, :size].sum())))
+    if facts.load:
+        dead = int((facts.load.rate[row, :size] == 0).sum())
+        cells += [number(facts.load.entropy[row], 3), number(facts.load.effective_experts[row], 1), count(dead)]
+    return tuple(cells)
+
+
+def _dead(facts: Facts) -> Paragraph:
+    dead = facts.load.dead if facts.load else ()
+    if not dead:
+        return Paragraph(text("Every expert received at least one counted token."))
+    named = listed([f"{layer}/{expert}" for layer, expert in dead[:12]])
+    more = f" and {count(len(dead) - 12)} more" if len(dead) > 12 else ""
+    return Paragraph(text(f"{plural(len(dead), 'expert')} received no counted token (layer/expert): {named}{more}."))
+
+
+def _batches(facts: Facts) -> tuple[Block, ...]:
+    known = np.isfinite(facts.values) & np.isfinite(facts.floors)
+    above = int((facts.values[known] > facts.floors[known]).sum())
+    summary = (
+        f"Largest |risk_diff| within a batch (pool mean): median {_median(facts.values, facts.decimals)}; median noise "
+        f"floor {_median(facts.floors, facts.decimals)}. {count(above)} of "
+        f"{plural(int(known.sum()), 'batch', 'batches')} lie above their own floor; about one in twenty would if the "
+        "labels meant nothing. This view is descriptive: a batch holds too few prompts for a test, and the floor is no "
+        "threshold for significance."
+    )
+    caption = text(
+        "Square: the largest |risk_diff| of the batch over all experts. Grey: its noise floor, which 95 % of label "
+        "shuffles inside the batch stay below. Descriptive."
+    )
+    figure = Strip("batch-strip", "Batch by batch", caption, facts.values, facts.floors)
+    blocks: tuple[Block, ...] = (figure,) if known.any() else ()
+    drift = (Paragraph(text(_drift_words(facts.statistics))),) if facts.statistics else ()
+    return (*blocks, Paragraph(text(summary)), *drift)
+
+
+def _median(values: NDArray[np.float64], decimals: int) -> str:
+    return number(float(np.nanmedian(values)) if np.isfinite(values).any() else math.nan, decimals)
+
+
+def _drift_words(statistics: StatisticsFacts) -> str:
+    found = statistics.summary["drift"]
+    if found.get("p") is None:
+        return f"Drift over the batches was not tested: {shown(found['reason'])}"
+    largest = found["largest"]
+    verdict = "risk_diff drifted over the batches" if found["p"] <= 0.05 else "no drift over the batches was found"
+    return (
+        f"Drift: {verdict} (max-T over all experts, p = {p_value(found['p'])}, smallest attainable "
+        f"{p_value(found['smallest_p'])}). The largest slope, from the first to the last batch, is "
+        f"{signed(largest['slope'])} at layer {largest['layer']}, expert {largest['expert']}; risk_diff of the first "
+        f"and the second half of the batches correlate at {signed(found['correlation'], 2)}."
+    )
+
+
+def _stability(facts: Facts, statistics: StatisticsFacts) -> tuple[Block, ...]:
+    found = statistics.summary["stability"]
+    if found["reason"]:
+        return (Paragraph(text(f"Not computed: {shown(found['reason'])}")),)
+    figures = (
+        ("Overlap of what two halves choose (Jaccard)", number(found["jaccard"], 3)),
+        ("… of random sets of the same sizes", number(found["jaccard_by_chance"], 3)),
+        ("Correlation of the halves' risk_diff over all experts", signed(found["correlation"], 3)),
+        ("Mean |risk_diff| of what one half chose, in that half", number(found["risk_diff_in_half"], facts.decimals)),
+        ("… of the same experts, in the other half", signed(found["risk_diff_in_other"], facts.decimals)),
+    )
+    words = (
+        f"Split halves, mean over {count(found['n_splits'])} splits, for this choice: {shown(found['rule'])}. What a "
+        "half chooses looks stronger in that half than in the other: the last line is the one without luck. Halves "
+        "hold half the prompts, so the whole set is steadier than they show."
+    )
+    columns = (Column("Figure"), Column("Value", "right"))
+    return (Table("split-half", "Split halves", columns, figures, text(words)),)
+
+
+def _baselines(statistics: StatisticsFacts) -> tuple[Block, ...]:
+    found = statistics.summary["baselines"]
+    if found["reason"]:
+        return (Paragraph(text(f"Not computed: {shown(found['reason'])}")),)
+    columns = (Column("Predictor"), Column("AUC, held out", "right"), Column("95 % interval", "right"))
+    rows = tuple(_area_row(name, title, found[name]) for name, title in _AREAS)
+    note = text(
+        "0.5 is chance for an AUC, 0 for a difference. Words alone separate most public pairs of safe and unsafe "
+        "prompts at 0.93 to 1.00: an AUC of routing that is no higher than that of the token ids shows nothing of its "
+        "own."
+    )
+    return (Table("auc", "How well the labels can be told apart", columns, rows, note),)
+
+
+def _area_row(name: str, title: str, area: dict[str, Any]) -> tuple[Run, ...]:
+    if title.startswith("Difference"):
+        return title, signed(area["auc"], 3), interval(area["low"], area["high"], 3)
+    return title, number(area["auc"], 3), interval_of(area)
