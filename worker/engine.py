@@ -1,6 +1,7 @@
-"""The child process: `python -m worker.engine STAGE ARGS`. Loads torch, does one stage, answers, ends.
+"""The child process: `python -m worker.engine STAGE ARGS`. Does one stage, answers, ends.
 
-Stages: scan · measure ANALYSIS FIRST STOP JOB · training TRAINING JOB. Started by worker/child.py only.
+Stages: scan · measure ANALYSIS FIRST STOP JOB · training TRAINING JOB · statistics STATISTICS JOB. A stage loads torch
+if it needs it. Started by worker/child.py only.
 """
 
 import sys
@@ -24,6 +25,10 @@ def run_stage(stage: str, args: list[str]) -> object:
         from worker.tuning import run_training
 
         return run_training(args[0], args[1])
+    if stage == "statistics":
+        from worker.statistics import run_statistics
+
+        return run_statistics(args[0], args[1])
     raise ValueError(f"unknown stage {stage!r}")
 
 

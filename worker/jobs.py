@@ -9,14 +9,14 @@ import asyncio
 from contextlib import nullcontext
 from typing import Any
 
-from dbos import DBOS, SetWorkflowID
+from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import NotFound
-from backend.domain.jobs import QUEUE_CPU, QUEUE_OF_ENGINE, RUN_ANALYSIS, RUN_SCAN, RUN_STAGE, WORKFLOWS
+from backend.domain.jobs import PRIORITY, QUEUE_CPU, QUEUE_OF_ENGINE, RUN_ANALYSIS, RUN_SCAN, RUN_STAGE, WORKFLOWS
 from backend.settings import get_settings
+from backend.store import statistics, writes
 from backend.store import tables as t
-from backend.store import writes
 from backend.store.engine import reading, shared_engine, writing
 from worker.child import run_child
 from worker.windows import shards
@@ -108,10 +108,21 @@ async def _child(job_id: str, *args: str) -> Any:
 
 
 @DBOS.step()
-async def end(job_id: str, kind: str, id_: str, status: str, error: str | None = None) -> None:
-    """Write the final status of a job and of what it worked on."""
+async def end(job_id: str, kind: str, id_: str, status: str, error: str | None = None) -> list[list[str]]:
+    """Write the final status of a job and of what it worked on, and the jobs that follow: (job, kind, subject)."""
     with writing(_engine()) as session:
         writes.finish_all(session, job_id, kind, id_, status, error)
+        if kind != "analysis" or status != "succeeded":
+            return []
+        return [[job.id, job.kind, job.subject_id] for job in statistics.request_defaults(session, id_)]
+
+
+async def _follow(following: list[list[str]] | None) -> None:
+    """Queue what follows at once. A job that is lost here is a queued job all the same: the API's sweep submits it."""
+    for job_id, kind, subject_id in following or []:
+        queue = WORKFLOWS[kind][1]
+        with SetWorkflowID(job_id), SetEnqueueOptions(priority=PRIORITY):
+            await DBOS.enqueue_workflow_async(queue, run_stage, job_id, subject_id)
 
 
 @DBOS.workflow(name="measure_shard", max_recovery_attempts=_DEATHS)
@@ -134,10 +145,11 @@ async def run_analysis(job_id: str, analysis_id: str) -> None:
                 )
         for handle in handles:
             await handle.get_result()
-        await end(job_id, "analysis", analysis_id, "succeeded")
+        following = await end(job_id, "analysis", analysis_id, "succeeded")
     except Exception as error:
         await end(job_id, "analysis", analysis_id, "failed", _words(error))
         raise RuntimeError(_words(error)) from None
+    await _follow(following)
 
 
 @DBOS.workflow(name=RUN_STAGE, max_recovery_attempts=_DEATHS)

@@ -17,7 +17,7 @@ from backend.domain.batches import plan_batches
 from backend.domain.errors import InvalidInput
 from backend.domain.plan import BatchPlan, PlanSettings, Strategy
 from backend.domain.vocabulary import Scope
-from backend.store import analyses, datasets, jobs, models, plans, runs
+from backend.store import analyses, datasets, jobs, models, plans, runs, statistics
 from backend.store import tables as t
 from backend.store.paging import Page
 from backend.store.verify import verify_analysis
@@ -32,6 +32,7 @@ def show_all(session: Session, found: Sequence[t.Analysis]) -> list[AnalysisOut]
     ids = [analysis.id for analysis in found]
     names = analyses.dataset_names(session, {analysis.dataset_id for analysis in found})
     counts, job_ids = analyses.batch_counts(session, ids), jobs.newest_of(session, ids)
+    heads = statistics.heads(session, ids)
     return [
         AnalysisOut.model_validate(
             edge_runs.shown_fields(one, job_ids)
@@ -46,6 +47,7 @@ def show_all(session: Session, found: Sequence[t.Analysis]) -> list[AnalysisOut]
                 "n_measured": counts[one.id].get("measured", 0),
                 "n_non_finite": counts[one.id].get("non_finite", 0),
                 "template": "chat template" if one.model_digests["template"] else "plain encoding",
+                "statistics": heads[one.id],
             }
         )
         for one in found

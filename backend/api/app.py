@@ -23,6 +23,7 @@ from backend.api import (
     models,
     reports,
     risk,
+    statistics,
     system,
     trainings,
 )
@@ -42,7 +43,21 @@ every training step to the batch it came from.
 Send `Authorization: Bearer <token>` with every request but this page; `routeprint token` prints the token."""
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
-_NOUNS = (system, datasets, models, analyses, batches, risk, reports, exports, experts, expert_imports, trainings, jobs)
+_NOUNS = (
+    system,
+    datasets,
+    models,
+    analyses,
+    batches,
+    risk,
+    reports,
+    statistics,
+    exports,
+    experts,
+    expert_imports,
+    trainings,
+    jobs,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -8,6 +8,7 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from backend.api.edge import PROBLEMS, Here, PathId, SmallIndex
+from backend.api.expert_rows import SORT_WORDS, TESTED, Sort, columns_of, expert_row, order_of, with_statistics
 from backend.api.formats import (
     FILES,
     IfNoneMatch,
@@ -18,13 +19,13 @@ from backend.api.formats import (
     table_response,
     unchanged,
 )
-from backend.api.pagination import Paged, listing
+from backend.api.pagination import Paged, encode
 from backend.api.schemas.analyses import ExpertBatchOut, ExpertDetailOut, ExpertRowOut, RiskDiffOut
-from backend.api.schemas.common import Clean, Listing, PoolWord, ScopeWord
+from backend.api.schemas.common import Clean, PoolWord, ScopeWord
+from backend.api.schemas.statistics import ExpertListing
 from backend.domain.errors import InvalidInput, NotFound, NoTokens
-from backend.domain.risk import risk_columns
 from backend.domain.vocabulary import Pool
-from backend.store import analyses, risks, runs
+from backend.store import analyses, risks, runs, statistics
 from backend.store import tables as t
 from backend.store.paging import slice_page
 
@@ -32,7 +33,6 @@ router = APIRouter(prefix="/analyses/{analysis_id}", tags=["risk"], responses=PR
 
 Batch = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="One batch instead of all of them.")]
 Precision = Literal["float64", "float32"]
-Sort = Literal["risk_diff", "-risk_diff", "abs", "layer"]
 
 
 @router.get("/risk-diff", response_model=RiskDiffOut, responses=FILES)
@@ -79,12 +79,6 @@ def _view(
     return risks.of_batch(session, analysis, scope, Pool(pool), batch_idx, with_floor=with_floor)
 
 
-def columns_of(view: risks.RiskView) -> dict[str, Any]:
-    """Return the table of a view as columns, one entry per expert that exists."""
-    assert view.table is not None
-    return risk_columns(view.table, [s.layer for s in view.sites], [s.n_experts for s in view.sites])
-
-
 def _body(analysis: t.Analysis, view: risks.RiskView, scope: str, pool: str, batch_idx: int | None) -> dict[str, Any]:
     table = view.table
     shown = {
@@ -122,33 +116,23 @@ def get_experts(
     page: Paged,
     scope: ScopeWord = "prompt",
     pool: PoolWord = "mean",
-    sort: Annotated[Sort, Query(description="-risk_diff: the most unsafe first; abs: the largest first.")] = "abs",
-) -> Listing[ExpertRowOut]:
-    """List every expert's figures over all batches. Empty while nothing is measured."""
+    sort: Annotated[Sort, Query(description=SORT_WORDS)] = "abs",
+) -> ExpertListing:
+    """List every expert's figures over all batches. Empty while nothing is measured.
+
+    The test columns are those of the newest finished statistics of this scope and pool, null without.
+    """
     with here.reading() as session:
         analysis = runs.get(session, t.Analysis, analysis_id)
         analyses.check_scope(analysis, scope)
         view = risks.over_all(session, analysis, scope, Pool(pool))
+        stored = statistics.newest(session, analysis_id, scope, pool)
     if view.table is None:
-        return Listing(items=[], next_cursor=None)
-    columns = columns_of(view) | {"site": _site_column(view)}
-    order = _order(columns["risk_diff"], sort).tolist()
-    found = slice_page(order, page.after(int), page.limit)
-    return listing(found, lambda row: _expert_row(columns, row))
-
-
-def _site_column(view: risks.RiskView) -> Any:
-    return np.repeat([site.site for site in view.sites], [site.n_experts for site in view.sites])
-
-
-def _order(diff: Any, sort: Sort) -> Any:
-    """Return the rows' positions in the wanted order; ties keep layer and expert order."""
-    keys = {"risk_diff": diff, "-risk_diff": -diff, "abs": -np.abs(diff), "layer": np.zeros_like(diff)}
-    return np.argsort(keys[sort], kind="stable")
-
-
-def _expert_row(columns: dict[str, Any], row: int) -> ExpertRowOut:
-    return ExpertRowOut.model_validate({name: values[row].item() for name, values in columns.items()})
+        return ExpertListing(items=[], next_cursor=None, statistics_id=None)
+    columns = with_statistics(view, statistics.figures_of(stored) if stored else None)
+    found = slice_page(order_of(columns, sort).tolist(), page.after(int), page.limit)
+    rows = [ExpertRowOut.model_validate(expert_row(columns, row)) for row in found.items]
+    return ExpertListing(items=rows, next_cursor=encode(found.next_key), statistics_id=stored.id if stored else None)
 
 
 @router.get("/experts/{layer}/{expert}")
@@ -170,8 +154,17 @@ def get_expert(
         place = _find(risks.sites_of(analysis), layer, expert, site)
         view = risks.over_all(session, analysis, scope, Pool(pool))
         history = risks.expert_over_batches(session, analysis, scope, Pool(pool), place, expert)
+        stored = statistics.newest(session, analysis_id, scope, pool)
     batches = [ExpertBatchOut(batch_idx=idx, risk_diff=diff, noise_floor=floor) for idx, diff, floor in history]
-    return ExpertDetailOut.model_validate(_cell(view, place, expert) | {"batches": batches})
+    more = {"batches": batches, "statistics_id": stored.id if stored else None}
+    return ExpertDetailOut.model_validate(_cell(view, place, expert) | _tested(stored, place, expert) | more)
+
+
+def _tested(stored: t.Statistics | None, place: int, expert: int) -> dict[str, float | None]:
+    if stored is None:
+        return dict.fromkeys(TESTED)
+    figures = statistics.figures_of(stored)
+    return {name: figures[name][place, expert].item() for name in TESTED}
 
 
 def _find(sites: tuple[Any, ...], layer: int, expert: int, name: str | None) -> int:

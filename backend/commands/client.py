@@ -12,7 +12,7 @@ from backend.domain.jobs import FINISHED
 
 Json = dict[str, Any]
 POLL_SECONDS = 0.5
-_SUBJECTS = {"an": "analyses", "tr": "trainings"}
+_SUBJECTS = {"an": "analyses", "tr": "trainings", "st": "statistics"}
 
 
 class ApiError(RouteprintError):
@@ -28,10 +28,10 @@ class JobFailed(RouteprintError):
 
 
 def subject_path(id_: str) -> str:
-    """Return `analyses/<id>` or `trainings/<id>`, told by the id's prefix."""
+    """Return `analyses/<id>`, `trainings/<id>` or `statistics/<id>`, told by the id's prefix."""
     noun = _SUBJECTS.get(id_.partition("_")[0])
     if noun is None:
-        raise ApiError(f"{id_!r} is not the id of an analysis (an_...) or of a training (tr_...).")
+        raise ApiError(f"{id_!r} is not the id of an analysis (an_...), a training (tr_...) or statistics (st_...).")
     return f"{noun}/{id_}"
 
 

@@ -23,6 +23,7 @@ RUN_SCAN = "run_scan"
 WORKFLOWS = {
     "analysis": (RUN_ANALYSIS, QUEUE_CONTROL),
     "training": (RUN_STAGE, QUEUE_GPU),
+    "statistics": (RUN_STAGE, QUEUE_CPU),
     "scan": (RUN_SCAN, QUEUE_CONTROL),
 }
 """Kind of job -> (workflow, queue). Every workflow takes (job_id, subject_id)."""

@@ -213,6 +213,21 @@ class Answer(Base):
     token_ids: Mapped[NDArray[Any]]  # [token]
 
 
+class Statistics(Run):
+    """The statistics of one analysis in one token scope and pool: tests, intervals, stability, baselines, drift."""
+
+    __tablename__ = "statistics"
+
+    analysis_id: Mapped[str] = mapped_column(ForeignKey("analyses.id"), index=True)
+    scope: Mapped[str] = mapped_column(String(10))
+    pool: Mapped[str] = mapped_column(String(10))
+    params: Mapped[dict[str, Any]]  # the request, with every default filled in, and the version of the method
+    input_digest: Mapped[str | None] = mapped_column(String(64))  # of the counts and prompts that were read
+    sha256: Mapped[str | None] = mapped_column(String(64), index=True)  # of input, params and figures
+    summary: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # empty until it has succeeded
+    figures: Mapped[NDArray[Any] | None] = mapped_column(Array, deferred=True)  # [figure, site, expert], NaN: none
+
+
 class ExpertSet(Base):
     """Chosen (layer, expert) pairs with how they were chosen: immutable, content-addressed."""
 
@@ -341,5 +356,5 @@ class IdempotencyKey(Base):
     created_at: Mapped[str] = mapped_column(String(40), default=utcnow)
 
 
-RUNS: dict[str, type[Run]] = {"analysis": Analysis, "training": Training}
+RUNS: dict[str, type[Run]] = {"analysis": Analysis, "training": Training, "statistics": Statistics}
 """Kind of job -> what it works on. A kind is also the noun for one such thing."""

@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 from backend.domain.errors import NotFound
 from backend.domain.provenance import Link
 from backend.store import checks_analysis as a
+from backend.store import checks_statistics as st
 from backend.store import checks_training as tr
 from backend.store import tables as t
 from backend.store.checks import link
@@ -22,7 +23,24 @@ def verify_analysis(session: Session, analysis_id: str) -> list[Link]:
         link("prompts: the token ids match their digests", a.check_prompts(session, analysis)),
         link("routing: counts of every sample sum to top-k x tokens", a.check_routing(session, analysis)),
         link("risk_diff: follows from the counts, and the sums over batches agree", a.check_risk(session, analysis)),
+        *_statistics(session, analysis),
     ]
+
+
+def _statistics(session: Session, analysis: t.Analysis) -> list[Link]:
+    """One link where there are statistics: a link that checks nothing says nothing."""
+    found = link("statistics: stand on the stored counts", st.check_statistics(session, analysis))
+    return [found] if found.checked or not found.ok else []
+
+
+def verify_statistics(session: Session, statistics_id: str) -> list[Link]:
+    """Check the analysis of these statistics, and that they stand on its counts."""
+    stored = session.get(t.Statistics, statistics_id)
+    if stored is None:
+        raise NotFound("statistics", statistics_id)
+    analysis = session.get_one(t.Analysis, stored.analysis_id)
+    own = link(f"{stored.id}: stand on the stored counts", st.check_statistics(session, analysis, stored.id))
+    return [*verify_analysis(session, stored.analysis_id), own]
 
 
 def verify_training(session: Session, training_id: str) -> list[Link]:

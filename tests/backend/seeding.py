@@ -16,6 +16,7 @@ from backend.domain.vocabulary import Scope, Site
 from backend.store import plans, writes
 from backend.store import tables as t
 from backend.store.engine import reading, writing
+from worker.statistics import compute
 
 SITES = tuple(Site(layer, f"model.layers.{layer}.mlp", 4, 2) for layer in (1, 3))
 TOKENIZER, TEMPLATE = "t" * 64, "e" * 64
@@ -169,3 +170,12 @@ def train(engine: Engine, training_id: str, plan: BatchPlan, *, steps: int | Non
     if steps is None:
         with writing(engine) as session:
             writes.finish(session, t.Training, training_id, "succeeded")
+
+
+def examine(engine: Engine, statistics_id: str) -> None:
+    """Compute queued statistics as a worker does, and finish them."""
+    with writing(engine) as session:
+        writes.start(session, t.Statistics, statistics_id)
+    compute(engine, statistics_id, "job_0")
+    with writing(engine) as session:
+        writes.finish(session, t.Statistics, statistics_id, "succeeded")

@@ -16,6 +16,7 @@ from backend.api.schemas.common import (
     RunnableOut,
     ScopeWord,
     SiteOut,
+    Status,
     Text,
 )
 from backend.api.schemas.datasets import MessageOut
@@ -34,7 +35,10 @@ class EngineOptions(Request):
 
 
 class AnalysisCreate(Request):
-    """Measure a batch plan of a prompt set on a model. Every field but the first two has a default."""
+    """Measure a batch plan of a prompt set on a model. Every field but the first two has a default.
+
+    statistics: compute them, with their defaults, for every scope once all batches are measured.
+    """
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -80,6 +84,7 @@ class AnalysisCreate(Request):
     ] = False
     dtype: Dtype = "auto"
     plan_of: Id | None = None
+    statistics: Flag = True
     name: Name | None = None
 
 
@@ -101,8 +106,17 @@ class DryRunOut(Answer):
     plan: PlanOut
 
 
+class StatisticsHead(Answer):
+    """Statistics of an analysis, and how far they are."""
+
+    id: str
+    scope: ScopeWord
+    pool: PoolWord
+    status: Status
+
+
 class AnalysisOut(RunnableOut):
-    """One batch plan measured, or being measured, on one model."""
+    """One batch plan measured, or being measured, on one model. statistics: newest first."""
 
     dataset_id: str
     dataset_name: str
@@ -114,6 +128,7 @@ class AnalysisOut(RunnableOut):
     n_measured: int
     n_non_finite: int
     template: Literal["chat template", "plain encoding"]
+    statistics: list[StatisticsHead]
 
 
 class BatchOut(Answer):
@@ -212,7 +227,11 @@ class RiskDiffOut(Answer):
 
 
 class ExpertRowOut(Answer):
-    """One expert's figures: the columns of every risk table."""
+    """One expert's figures: the columns of every risk table, and what the statistics say (null without them).
+
+    ci_low, ci_high: of risk_diff. p: of this expert alone; p_max_t: with all experts as one family; q: by
+    Benjamini-Hochberg. frequency: how often it is chosen from other prompts. load: 1 is an even share of the tokens.
+    """
 
     layer: int
     expert: int
@@ -224,6 +243,16 @@ class ExpertRowOut(Answer):
     rate_safe: float | None
     rate_unsafe: float | None
     risk_diff: float | None
+    ci_low: float | None
+    ci_high: float | None
+    standard_error: float | None
+    t: float | None
+    p: float | None
+    p_max_t: float | None
+    q: float | None
+    frequency: float | None
+    drift_slope: float | None
+    load: float | None
 
 
 class ExpertBatchOut(Answer):
@@ -235,6 +264,7 @@ class ExpertBatchOut(Answer):
 
 
 class ExpertDetailOut(ExpertRowOut):
-    """One expert over all batches."""
+    """One expert over all batches. `statistics_id`: where the test columns come from."""
 
+    statistics_id: str | None
     batches: list[ExpertBatchOut]

@@ -19,7 +19,11 @@ def ids(api: Api, engine) -> dict[str, str]:
     experts = api.post(f"/analyses/{analysis['id']}/expert-sets", 201, json={"method": "top_k", "k": 2})
     training = api.post("/trainings", 202, json={"analysis_id": analysis["id"], "expert_set_id": experts["id"]})
     seeding.train(engine, training["id"], plan, steps=1)
+    asked = {"n_permutations": 99, "n_resamples": 199, "n_stability": 10, "n_splits": 2}
+    statistics = api.post(f"/analyses/{analysis['id']}/statistics", 202, json=asked)
+    seeding.examine(engine, statistics["id"])
     return {
+        "statistics_id": statistics["id"],
         "dataset_id": analysis["dataset_id"],
         "analysis_id": analysis["id"],
         "set_id": experts["id"],
@@ -59,6 +63,7 @@ def test_no_odd_value_in_a_body_makes_a_server_error(api: Api, ids: dict[str, st
         "/analyses": {"dataset_id": ids["dataset_id"], "model": "tiny", "batch_size": 4},
         "/trainings": {"analysis_id": ids["analysis_id"], "expert_set_id": ids["set_id"]},
         f"/analyses/{ids['analysis_id']}/expert-sets": {"method": "threshold", "threshold": 0.1},
+        f"/analyses/{ids['analysis_id']}/statistics": {"n_permutations": 99},
     }
     document = api.client.get("/openapi.json").json()
     for path, body in bodies.items():

@@ -29,6 +29,9 @@ def test_every_example_works_when_pasted(api: Api, engine, document: dict):
     for example in examples(document, path):
         experts = api.post(f"/analyses/{created['id']}/expert-sets", 201, json=example)
         tried += 1
+    for example in examples(document, "/api/v1/analyses/{analysis_id}/statistics"):
+        api.post(f"/analyses/{created['id']}/statistics", 202, json=example)
+        tried += 1
     for example in examples(document, "/api/v1/trainings"):
         ids = {"analysis_id": created["id"]} | ({"expert_set_id": experts["id"]} if "expert_set_id" in example else {})
         training = api.post("/trainings", 202, json=example | ids)
@@ -60,6 +63,8 @@ def test_long_work_answers_202_and_takes_a_key(document: dict):
     starting = (
         "/analyses",
         "/analyses/{analysis_id}/resume",
+        "/analyses/{analysis_id}/statistics",
+        "/statistics/{statistics_id}/resume",
         "/trainings",
         "/trainings/{training_id}/resume",
         "/models/scan",

@@ -100,6 +100,9 @@ def test_a_download_that_breaks_off_leaves_no_file(url: str, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("id_", "path"), [("an_1f0c9a2b7d3e", "analyses/an_1f0c9a2b7d3e"), ("tr_9", "trainings/tr_9")])
+@pytest.mark.parametrize(
+    ("id_", "path"),
+    [("an_1f0c9a2b7d3e", "analyses/an_1f0c9a2b7d3e"), ("tr_9", "trainings/tr_9"), ("st_4", "statistics/st_4")],
+)
 def test_an_id_tells_its_noun(id_: str, path: str) -> None:
     assert subject_path(id_) == path
