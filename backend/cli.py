@@ -6,7 +6,7 @@ import httpx
 import typer
 from rich.markup import escape
 
-from backend.commands import data, demo, keep, run
+from backend.commands import data, demo, exchange, keep, run
 from backend.commands.screen import errors
 from backend.domain.errors import RouteprintError
 
@@ -31,7 +31,9 @@ app.command("backend", rich_help_panel=_RUN)(run.backend)
 app.command("worker", rich_help_panel=_RUN)(run.worker)
 app.command("dashboard", rich_help_panel=_RUN)(run.dashboard)
 app.command("import", rich_help_panel=_WORK)(data.import_)
-app.command("import-experts", rich_help_panel=_WORK)(data.import_experts)
+app.command("import-experts", rich_help_panel=_WORK)(exchange.import_experts)
+app.command("import-table", rich_help_panel=_WORK)(exchange.import_table)
+app.command("convert-table", rich_help_panel=_WORK)(exchange.convert_table)
 app.command("export", rich_help_panel=_WORK)(data.export)
 app.command("verify", rich_help_panel=_WORK)(data.verify)
 app.command("cancel", rich_help_panel=_WORK)(data.cancel)

@@ -23,6 +23,7 @@ from backend.api import (
     models,
     reports,
     risk,
+    risk_tables,
     statistics,
     system,
     trainings,
@@ -55,6 +56,7 @@ _NOUNS = (
     exports,
     experts,
     expert_imports,
+    risk_tables,
     trainings,
     jobs,
 )

@@ -176,26 +176,6 @@ def export(
     say(f"{out}: {size_in_words(n_bytes)}")
 
 
-def import_experts(
-    file: Annotated[
-        Path, typer.Argument(help="ESFT's expert configuration, or the JSON of a set.", exists=True, dir_okay=False)
-    ],
-    analysis: Annotated[str, typer.Option(help="The analysis whose model has these experts (an_...).")],
-    name: Annotated[str | None, typer.Option(help="Name of the set; left out, it says the file.")] = None,
-) -> None:
-    """Bring in an expert set that was chosen elsewhere.
-
-    The set is stored beside the analysis' own and can be trained like them; it keeps the file's name and SHA-256.
-    Nothing is stored if the file names an expert that the model does not have, shared experts or other modules.
-
-    Example: `routeprint import-experts expert_config.json --analysis an_1f0c9a2b7d3e`
-    """
-    with connect() as api, file.open("rb") as content:
-        form = {"name": name} if name else {}
-        made = api.post(f"analyses/{analysis}/expert-sets/import", data=form, files={"file": (file.name, content)})
-    say(f"[bold]{made['id']}[/]  {escape(made['name'])}: {made['n_experts']} of {made['n_total']} experts")
-
-
 def show_links(answer: dict[str, Any]) -> None:
     """Print a verification, one link of the chain a line, and the first break in full."""
     for link in answer["links"]:

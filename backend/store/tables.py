@@ -298,6 +298,41 @@ class TrainingStep(Base):
     samples: Mapped[list[Any]]  # [{"batch_idx", "in_batch_idx", "row_id", "label", "prompt_digest", "loss"}] in order
 
 
+class RiskTable(Base):
+    """A published risk table: counts per (layer, expert) without prompts. Immutable, content-addressed."""
+
+    __tablename__ = "risk_tables"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)  # of the counts, not of the file
+    model: Mapped[str] = mapped_column(String(300))  # in the uploader's words
+    file: Mapped[dict[str, Any]]  # {"name", "sha256", "bytes"}
+    reading: Mapped[dict[str, Any]]  # columns, denominator, stated, n_mismatched, reasons, layer_numbers
+    label_meaning: Mapped[dict[str, Any]]  # {"safe": "...", "unsafe": "..."}
+    layers: Mapped[list[Any]]
+    n_experts: Mapped[int]
+    n_rows: Mapped[int]
+    counts: Mapped[NDArray[Any]]  # [label, layer, expert]
+    tokens: Mapped[NDArray[Any]]  # [label, layer, expert]; 0: no rate
+    created_at: Mapped[str] = mapped_column(String(40), default=utcnow)
+
+
+class Comparison(Run):
+    """Two sides (an analysis or a risk table each) side by side. Done at once; a run only where intervals are asked."""
+
+    __tablename__ = "comparisons"
+
+    side_a: Mapped[str] = mapped_column(String(40), index=True)  # an_... or rt_...
+    side_b: Mapped[str] = mapped_column(String(40), index=True)
+    scope: Mapped[str] = mapped_column(String(10))
+    pool: Mapped[str] = mapped_column(String(10))
+    params: Mapped[dict[str, Any]]
+    result: Mapped[dict[str, Any]]  # overlap, correlations, drift per layer; the intervals' figures once they are there
+    matrices: Mapped[NDArray[Any]]  # [risk_diff of a, of b, then low, high of the difference; site, expert], float32
+    has_intervals: Mapped[bool] = mapped_column(default=False)
+
+
 class Job(Base):
     """One piece of queued work. id is the workflow id in the queue; the resource it serves is `subject_id`."""
 
