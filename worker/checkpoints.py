@@ -36,12 +36,15 @@ class Manifest:
 
 
 @contextmanager
-def locked(out_dir: Path) -> Iterator[None]:
-    """Hold a run's folder for this process; the system lets go of it if the process dies. Raises Conflict if held."""
+def locked(out_dir: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold a run's folder for this process; the system lets go of it if the process dies.
+
+    Raises Conflict if another one holds it for longer than `patience` seconds.
+    """
     out_dir.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out_dir / _LOCK)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=patience)
     except Timeout:
         raise Conflict(f"another process is training in {out_dir.name}: wait for it to end.") from None
     try:
@@ -50,9 +53,14 @@ def locked(out_dir: Path) -> Iterator[None]:
         lock.release()
 
 
+def staging_dir(out_dir: Path, name: str) -> Path:
+    """Return where `name` is filled before it is published."""
+    return out_dir / f"{_STAGING}{name}"
+
+
 def staging(out_dir: Path, name: str) -> Path:
     """Return an empty temporary folder in which `name` can be filled."""
-    folder = out_dir / f"{_STAGING}{name}"
+    folder = staging_dir(out_dir, name)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     return folder

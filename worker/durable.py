@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
 
-from worker.checkpoints import checkpoint_dir, publish, staging, tidy
+from worker.checkpoints import checkpoint_dir, publish, staging, staging_dir, tidy
+from worker.ranks import Ranks
 
 KEPT_CHECKPOINTS = 2
 
@@ -18,9 +19,11 @@ KEPT_CHECKPOINTS = 2
 class DurableTrainer(Trainer):
     """checkpoint_facts: what a checkpoint's manifest states beside its files, step and world size.
 
-    checkpoint_extras: writes what else a checkpoint holds, a tokenizer say, into its folder.
+    checkpoint_extras: writes what else a checkpoint holds, a tokenizer say, into its folder. ranks: the processes that
+    train together; the first writes weights and optimizer, each its own random state, and only then is it published.
     """
 
+    ranks: Ranks = Ranks()
     checkpoint_extras: Callable[[Path], None] | None = None
     checkpoint_facts: Mapping[str, Any] = {}
     _staged: Path | None = None
@@ -32,14 +35,20 @@ class DurableTrainer(Trainer):
         """Fill a temporary folder the stock way, then publish it and keep the newest two."""
         out_dir, step = Path(str(self.args.output_dir)), self.state.global_step
         target = checkpoint_dir(out_dir, step)
-        self._staged = staging(out_dir, target.name)
+        if self.ranks.first:
+            staging(out_dir, target.name)
+        self.ranks.wait()
+        self._staged = staging_dir(out_dir, target.name)
         try:
             super()._save_checkpoint(model, trial)
-            facts = {"kind": "checkpoint", "step": step, "world_size": self.args.world_size, **self.checkpoint_facts}
-            publish(self._staged / target.name, target, facts)
+            self.ranks.wait()
+            if self.ranks.first:
+                facts = {"kind": "checkpoint", "step": step, "world_size": self.ranks.size, **self.checkpoint_facts}
+                publish(self._staged / target.name, target, facts)
+                tidy(out_dir, KEPT_CHECKPOINTS)
         finally:
             self._staged = None
-        tidy(out_dir, KEPT_CHECKPOINTS)
+        self.ranks.wait()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the weights and what goes with them; not the pickled arguments, which name paths of this machine."""

@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from backend.domain.errors import InvalidInput
 from backend.domain.vocabulary import Expert
+from worker.ranks import Ranks
 from worker.row_adamw import OwnedRows, RowAdamW
 from worker.sites import ExpertTensor, MoeSite
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 class Learn(StrEnum):
@@ -106,13 +109,35 @@ class LearningWeights:
             wanted = self.mode is Learn.SELECTED
             owned.active = tuple(e for e in owned.experts if ((layer, e) in now) is wanted)
 
+    def add_up(self, ranks: Ranks) -> None:
+        """Replace the step's gradients by their sums over all processes; one without a sample adds nothing.
+
+        Only what learns in this step is sent. Afterwards every process holds the same bits.
+        """
+        if ranks.size == 1:
+            return
+        parameters = [*self.whole, *(owned.parameter for owned in self.rows)]
+        there = ranks.gather([p.grad is not None for p in parameters])
+        for parameter, somewhere in zip(parameters, map(any, zip(*there, strict=True)), strict=True):
+            if somewhere and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        ranks.add_up(self._gradients())
+
+    def fingerprint(self) -> list[int]:
+        """Return a number for each weight that learns, the same wherever its bits are the same."""
+        return [_bits(p.detach()) for p in (*self.whole, *(owned.parameter for owned in self.rows))]
+
+    def _gradients(self) -> list[Tensor]:
+        """Return the gradients of what learns in this step."""
+        grads = [p.grad for p in self.whole if p.grad is not None]
+        return grads + [grad for owned in self.rows for grad in owned.gradients()]
+
     def clip(self, max_norm: float | None) -> float:
         """Scale the step's gradients to `max_norm` if they are longer (None or 0: never); return their norm before.
 
         Only weights that learn in this step are measured and scaled.
         """
-        grads = [p.grad for p in self.whole if p.grad is not None]
-        grads += [grad for owned in self.rows for grad in owned.gradients()]
+        grads = self._gradients()
         if not grads:
             return 0.0
         norm = float(torch.nn.utils.get_total_norm(grads))
@@ -158,6 +183,11 @@ def _touched(sites: Sequence[MoeSite], choice: ExpertChoice, mode: Learn) -> Ite
         if site.spec.layer in layers:
             for tensor in site.tensors:
                 yield site, tensor
+
+
+def _bits(tensor: Tensor) -> int:
+    """Return the sum of a tensor's bit patterns: order does not matter to it, the last bit does."""
+    return int(tensor.contiguous().view(_INTEGERS[tensor.element_size()]).sum(dtype=torch.int64))
 
 
 def _let_learn(model: nn.Module, learning: Iterable[Tensor]) -> None:

@@ -13,7 +13,8 @@ from backend.domain.vocabulary import Label
 from worker.examples import SampleKey
 from worker.runs import StepRecord
 from worker.sampling import BatchPreservingSampler, batch_order
-from worker.trainers import ExpertMaskingTrainer, StepFacts
+from worker.steps import StepFacts
+from worker.trainers import ExpertMaskingTrainer
 from worker.witness import (
     ExpectedBatch,
     ForwardWitness,
@@ -65,8 +66,12 @@ class BatchMonitoringTrainer(ExpertMaskingTrainer):
 
     def begin_step(self, facts: StepFacts) -> str | None:
         """Return the batch_id that the order of (seed, epoch) puts at this step, whatever arrived."""
-        self.witness.take()
         return self._due().batch_id if self.preserve_batches else None
+
+    def begin_pass(self, facts: StepFacts) -> None:
+        """Forget what forwards before these have seen."""
+        super().begin_pass(facts)
+        self.witness.take()
 
     def before_forward(self, samples: Sequence[SampleKey], labels: Tensor) -> None:
         """Tell the witness what the next forward claims to hold."""

@@ -1,7 +1,7 @@
 """What a training run is given and what it gives back, as frozen values. Knows nothing of jobs, tables or queues."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,8 +46,8 @@ class TrainingRun:
     model_path: folder of the model to start from (or `hub:<org>/<name>` with allow_hub). batches: the analysis
     batches, in the plan's order. experts: pairs (layer, expert); or {batch_id: pairs}; or None. mode: selected,
     all_but_selected, full. routing: free or masked. lr_schedule: constant or linear (to zero at the last step), after
-    `warmup_steps`. max_grad_norm: 0 for no clipping. checkpoint_every: steps. micro_batch_size: samples per forward
-    inside a batch; None: the whole batch. out_dir: the run's own folder; one process at a time.
+    `warmup_steps`. max_grad_norm: 0 for no clipping. checkpoint_every: steps. micro_batch_size: samples that a process
+    puts into one forward; None: its whole share of the batch. out_dir: the run's own folder; one run at a time.
     """
 
     model_path: str
@@ -201,7 +201,27 @@ class StepSink(Protocol):
         """Return True to save a checkpoint and stop after the present step."""
 
     def log(self, message: str) -> None:
-        """Note something a person should know."""
+        """Tell something a person who follows the run should know."""
+
+    def note(self, kind: str, message: str) -> None:
+        """Keep, with the run's record, what makes this run other than an undisturbed one; tell it as `log` does."""
+
+
+class NoSink:
+    """Where the processes beside the first one report to: what they know, the first one knows too."""
+
+    def record_step(self, record: StepRecord) -> None:
+        """Do nothing: the first process records the step of all."""
+
+    def should_stop(self) -> bool:
+        """Return False: the first process decides."""
+        return False
+
+    def log(self, message: str) -> None:
+        """Do nothing."""
+
+    def note(self, kind: str, message: str) -> None:
+        """Do nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,3 +240,13 @@ class TrainingResult:
     resumed_from: int | None
     masked_layers: tuple[int, ...]
     free_layers: tuple[int, ...]
+
+    def write(self) -> dict[str, Any]:
+        """Return it as JSON: processes that train together hand it on in this form."""
+        return asdict(self) | {"model_dir": None if self.model_dir is None else str(self.model_dir)}
+
+    @classmethod
+    def read(cls, value: Mapping[str, Any]) -> "TrainingResult":
+        """Read what `write` returned."""
+        layers = {name: tuple(value[name]) for name in ("masked_layers", "free_layers")}
+        return cls(**{**value, **layers, "model_dir": value["model_dir"] and Path(value["model_dir"])})

@@ -32,6 +32,27 @@ def batch_order(batches: Iterable[int], seed: int, epoch: int, shuffle: bool) ->
     return [planned[i] for i in seeded_order(len(planned), seed, epoch)] if shuffle else planned
 
 
+def share_of(is_safe: Sequence[bool], rank: int, world_size: int) -> list[int]:
+    """Return the places of a batch that one process trains, in the batch's order. is_safe: of each place.
+
+    Safe and unsafe places are each dealt in slices of neighbours, as even as can be; the odd ones of the safe side go
+    to the first ranks, those of the unsafe side to the last, so that no rank has two more than another.
+    """
+    safe = [place for place, safe in enumerate(is_safe) if safe]
+    unsafe = [place for place, safe in enumerate(is_safe) if not safe]
+    from_behind = world_size - 1 - rank
+    mine = safe[_slice(len(safe), rank, world_size)]
+    mine += unsafe[::-1][_slice(len(unsafe), from_behind, world_size)]
+    return sorted(mine)
+
+
+def _slice(n: int, part: int, parts: int) -> slice:
+    """Return where the part-th of `parts` slices of n things lies; the first ones are one longer where it must be."""
+    size, longer = divmod(n, parts)
+    start = part * size + min(part, longer)
+    return slice(start, start + size + (part < longer))
+
+
 class BatchPreservingSampler(Sampler[list[int]]):
     """Yields, per step, the row indices of one analysis batch, in the batch's own order.
 
@@ -40,8 +61,8 @@ class BatchPreservingSampler(Sampler[list[int]]):
 
     dataset: rows with `batch_idx`, and where known `in_batch_idx` (else the order of the rows) and `label`.
     batch_size: the analysis' batch size; a larger batch in the data raises InvalidInput.
-    rank, world_size: each process gets its share of every batch, safe and unsafe samples dealt out apart so that the
-    ratio is kept as well as whole samples allow; a share may be empty, and then `[]` is yielded.
+    rank, world_size: each process gets its share of every batch (`share_of`), so that the ratio is kept as well as
+    whole samples allow; a share may be empty, and then `[]` is yielded.
     """
 
     def __init__(
@@ -83,13 +104,8 @@ class BatchPreservingSampler(Sampler[list[int]]):
             yield self._share(self.batches[idx])
 
     def _share(self, rows: Sequence[int]) -> list[int]:
-        if self.world_size == 1:
-            return list(rows)
-        safe = [row for row in rows if self._is_safe is None or self._is_safe[row]]
-        unsafe = [row for row in rows if self._is_safe is not None and not self._is_safe[row]]
-        # Unsafe samples are dealt from the last rank backwards: the odd ones out of both sides meet different ranks.
-        mine = {*safe[self.rank :: self.world_size], *unsafe[self.world_size - 1 - self.rank :: self.world_size]}
-        return [row for row in rows if row in mine]
+        is_safe = [self._is_safe is None or self._is_safe[row] for row in rows]
+        return [rows[place] for place in share_of(is_safe, self.rank, self.world_size)]
 
 
 class ShuffledSampler(Sampler[list[int]]):

@@ -1,55 +1,39 @@
 """A Hugging Face trainer that keeps analysis batches and trains an expert set only.
 
-One optimizer step is one analysis batch, on any number of processes: gradient accumulation stays at 1, and a batch too
-large for memory is accumulated inside itself (`micro_batch_size`). The data loader is our own: accelerate's prepared
-one drops a short batch and resumes in the wrong order. Not covered: checking what a step is given (monitoring.py), the
-run around it (training.py).
+One optimizer step is one analysis batch, on any number of processes: each takes its share of the batch, the gradients
+are added up, and every process takes the same step. Gradient accumulation stays at 1; a batch too large for memory is
+accumulated inside itself (micro_batches.py). The data loader is our own: accelerate's prepared one drops a short batch
+and resumes in the wrong order. Not covered: checking what a step is given (monitoring.py), the run (training.py).
 """
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils import gather_object  # type: ignore[import-untyped]  # ships no types
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
-from backend.domain.errors import InvalidInput, ProvenanceBroken
+from backend.domain.errors import InvalidInput, RouteprintError
 from backend.domain.vocabulary import Expert
 from worker.answer_loss import answer_losses, takes_partial_logits
 from worker.durable import DurableTrainer
 from worker.examples import BatchCollator, Collated, SampleKey
 from worker.masked_routing import MaskedRouting
 from worker.masking import ExpertChoice, Learn, LearningWeights
+from worker.micro_batches import MicroBatches, RandomState, give_memory_back, is_out_of_memory
+from worker.ranks import Ranks
 from worker.runs import TrainingDiverged
 from worker.sampling import BatchPreservingSampler, Rows, ShuffledSampler
 from worker.sites import MoeSite, find_sites
-from worker.witness import SeenSample
+from worker.steps import StepFacts, check_rows, divergence, open_step, replicas_differ
 
 
-@dataclass(slots=True)
-class StepFacts:
-    """What one step saw, over all processes, gathered while it runs.
-
-    samples, losses, seen: in the batch's order. losses: mean over each sample's answer tokens. parts: this process' own
-    losses, still on the device, one tensor per forward. order: where the gathered samples belong.
-    """
-
-    started: float
-    samples: list[SampleKey] = field(default_factory=list)
-    order: list[int] = field(default_factory=list)
-    n_answer_tokens: int = 0
-    parts: list[Tensor] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    seen: list[SeenSample] = field(default_factory=list)
-    loss: float = math.nan
-    grad_norm: float = math.nan
-    learning_rate: float = math.nan
+class ReplicasDiffer(RouteprintError):
+    """Processes that train together hold different weights."""
 
 
 class ExpertMaskingTrainer(DurableTrainer):
@@ -57,7 +41,8 @@ class ExpertMaskingTrainer(DurableTrainer):
 
     train_dataset: rows of worker.examples, e.g. from `create_batch_aware_dataset`. experts: pairs (layer, expert), or
     {batch_id: pairs}. mode: `selected`, `all_but_selected`, `full`. routing: `free` or `masked`.
-    preserve_batches=False is the reshuffled baseline. micro_batch_size: samples per forward inside a batch.
+    preserve_batches=False is the reshuffled baseline. micro_batch_size: samples that a process puts into one forward;
+    it is halved where memory runs out, and then `on_note` is called with ("micro_batch", what happened).
     `args.per_device_train_batch_size` is the batch size of the analysis. Auxiliary router losses are never added, and
     router jitter is off. Checkpoints are written whole or not at all, resume bit for bit, and load with stock
     `from_pretrained`. Raises InvalidInput for arguments under which a step would not be a batch.
@@ -79,6 +64,7 @@ class ExpertMaskingTrainer(DurableTrainer):
         data_collator: Callable[[Sequence[Any]], dict[str, Any]] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
         facts: Mapping[str, Any] | None = None,
+        on_note: Callable[[str, str], None] = lambda _kind, _text: None,
         **trainer: Any,
     ) -> None:
         _check_arguments(args)
@@ -91,7 +77,7 @@ class ExpertMaskingTrainer(DurableTrainer):
         self.weights = LearningWeights(model, sites, choice, Learn(mode))
         self.masked_routing = MaskedRouting(sites, choice) if routing == "masked" else None
         self.preserve_batches, self.shuffle_batches = preserve_batches, shuffle_batches
-        self.micro_batch_size = micro_batch_size
+        self.on_note = on_note
         self.checkpoint_facts = dict(facts or {})
         self.step_facts: StepFacts | None = None
         self.batch_sampler: BatchPreservingSampler | ShuffledSampler | None = None
@@ -104,7 +90,14 @@ class ExpertMaskingTrainer(DurableTrainer):
             **trainer,
         )
         self.loss_is_scaled_for_ga = True
+        self.ranks = Ranks(self.args.process_index, self.args.world_size)
+        self.micro = MicroBatches(micro_batch_size, self.args.per_device_train_batch_size)
         self._partial_logits = takes_partial_logits(model)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Make the accelerator; it leaves the model as it is, since gradients are added up here (ranks.py)."""
+        super().create_accelerator_and_postprocess()
+        self.accelerator.prepare_model = partial(self.accelerator.prepare_model, evaluation_mode=True)
 
     # --- data: our own loader, never accelerate's
 
@@ -156,50 +149,52 @@ class ExpertMaskingTrainer(DurableTrainer):
     ) -> Tensor:
         """Forward and backward over one whole batch, then clip. Nothing is applied if this raises."""
         batch: Collated = inputs["batch"]
-        if batch.samples and len(batch.samples) != len(inputs["input_ids"]):
-            raise ProvenanceBroken(
-                f"Step {self.state.global_step + 1}: {len(inputs['input_ids'])} rows for {len(batch.samples)} samples "
-                f"of batch {batch.samples[0].batch_idx}. The run stopped before this step was applied."
-            )
-        facts = self.step_facts = StepFacts(time.perf_counter())
-        gathered = self._gather(list(batch.samples))
-        facts.order = list(range(len(gathered)))
-        if self.preserve_batches and self.args.world_size > 1:  # each rank holds its share in the batch's order
-            facts.order.sort(key=lambda i: gathered[i].in_batch_idx)
-        facts.samples = [gathered[i] for i in facts.order]
-        facts.n_answer_tokens = sum(self._gather([sum(batch.answer_tokens)]))
+        check_rows(self.state.global_step + 1, batch, len(inputs["input_ids"]))
+        facts = self.step_facts = open_step(self.ranks, batch, by_place=self.preserve_batches)
         batch_id = self.begin_step(facts)
         self.weights.activate(batch_id)
-        total = torch.zeros((), device=self.args.device)
-        with self.masked_routing.step(batch_id) if self.masked_routing else nullcontext():
-            parts = list(self._parts(inputs))
-            for number, part in enumerate(parts):
-                last = number == len(parts) - 1
-                with nullcontext() if last else self.accelerator.no_sync(model):
-                    total += super().training_step(model, part, num_items_in_batch)
-        self._close_step(facts, total)
-        return total
+        before = RandomState()
+        while not self._pass(model, inputs, batch_id, facts):
+            self.on_note("micro_batch", self.micro.halve(self.state.global_step + 1))
+            before.restore()
+        self._close_step(facts)
+        return facts.total
+
+    def _pass(self, model: nn.Module, inputs: dict[str, Any], batch_id: str | None, facts: StepFacts) -> bool:
+        """Forward and backward over this process' share, part by part; False if some process ran out of memory.
+
+        A process without a sample has nothing to do here, and adds nothing to the gradients.
+        """
+        self.begin_pass(facts)
+        fits = True
+        parts = list(self.micro.cut(inputs))
+        try:
+            with self.masked_routing.step(batch_id) if self.masked_routing and parts else nullcontext():
+                for part in parts:
+                    facts.total += super().training_step(model, part)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            fits = False
+        if all(self.ranks.gather(fits)):
+            return True
+        model.zero_grad(set_to_none=True)
+        give_memory_back()
+        return False
 
     def begin_step(self, facts: StepFacts) -> str | None:
         """Return the batch_id whose experts learn in this step; None where a step is no batch."""
         return facts.samples[0].batch_id if self.preserve_batches else None
+
+    def begin_pass(self, facts: StepFacts) -> None:
+        """Called before the forwards of a step, and again if they are done anew in smaller parts."""
+        facts.parts, facts.total = [], torch.zeros((), device=self.args.device)
 
     def check_step(self, facts: StepFacts) -> None:
         """Called when gradients are there and nothing is applied yet: raise to stop the run before the step."""
 
     def finish_step(self, facts: StepFacts) -> None:
         """Called after the step was applied and counted in `state.global_step`, before any checkpoint."""
-
-    def _parts(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        batch: Collated = inputs["batch"]
-        n_rows = len(inputs["input_ids"])
-        size = self.micro_batch_size or n_rows
-        for start in range(0, n_rows, size):
-            cut = slice(start, start + size)
-            part = {name: inputs[name][cut] for name in ("input_ids", "attention_mask", "labels")}
-            width = int(part["attention_mask"].any(dim=0).nonzero().max()) + 1  # padding of longer rows elsewhere
-            part = {name: value[:, :width] for name, value in part.items()}
-            yield part | {"batch": Collated(batch.samples[cut], batch.answer_tokens[cut])}
 
     def compute_loss(
         self,
@@ -216,43 +211,42 @@ class ExpertMaskingTrainer(DurableTrainer):
         n_tokens = facts.n_answer_tokens if facts else sum(batch.answer_tokens)
         if facts and batch.samples:
             facts.parts.append(losses.detach() / torch.tensor(batch.answer_tokens, device=losses.device))
-        # The gradients of several processes are averaged, their losses must be summed.
-        loss = losses.sum() * (self.args.world_size / max(n_tokens, 1))
+        loss = losses.sum() / max(n_tokens, 1)
         return (loss, outputs) if return_outputs else loss
 
     def before_forward(self, samples: Sequence[SampleKey], labels: Tensor) -> None:
         """Called before each forward with the samples its rows claim to be."""
 
-    def _close_step(self, facts: StepFacts, total: Tensor) -> None:
+    def _close_step(self, facts: StepFacts) -> None:
         facts.losses = self.in_order(facts, [loss for part in facts.parts for loss in part.tolist()])
         self.check_step(facts)
-        facts.loss = sum(self._gather([float(total)])) / self.args.world_size
+        facts.loss = math.fsum(self.ranks.gather(float(facts.total)))
+        self.weights.add_up(self.ranks)
         facts.grad_norm = self.weights.clip(self.max_grad_norm)
         assert self.optimizer is not None
         facts.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if not (math.isfinite(facts.loss) and math.isfinite(facts.grad_norm)):
-            raise TrainingDiverged(self._divergence(facts))
-
-    def _divergence(self, facts: StepFacts) -> str:
-        bad = [
-            f"sample {key.in_batch_idx} of batch {key.batch_idx}"
-            for key, loss in zip(facts.samples, facts.losses, strict=True)
-            if not math.isfinite(loss)
-        ]
-        return (
-            f"Step {self.state.global_step + 1}: the loss is {facts.loss} and the gradient norm {facts.grad_norm} "
-            f"({', '.join(bad[:5]) or 'every sample is finite by itself'}). The step was not applied; "
-            "try a smaller learning rate, or float32."
-        )
+            raise TrainingDiverged(divergence(self.state.global_step + 1, facts))
 
     def in_order(self, facts: StepFacts, values: list[Any]) -> list[Any]:
         """Gather one value per sample over all processes, in the order of `facts.samples`."""
-        gathered = self._gather(values)
+        gathered = [value for share in self.ranks.gather(values) for value in share]
         return [gathered[i] for i in facts.order]
 
-    def _gather(self, values: list[Any]) -> list[Any]:
-        """Return the values of all processes, in rank order."""
-        return list(gather_object(values)) if self.args.world_size > 1 else values
+    # --- checkpoints
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self.check_replicas()
+        self.checkpoint_facts = {**self.checkpoint_facts, "micro_batch": self.micro.state()}
+        super()._save_checkpoint(model, trial)
+
+    def check_replicas(self) -> None:
+        """Raise ReplicasDiffer unless all processes hold the same bits of what learns."""
+        if self.ranks.size == 1:
+            return
+        wrong = replicas_differ(self.state.global_step, self.ranks.gather(self.weights.fingerprint()))
+        if wrong:
+            raise ReplicasDiffer(wrong)
 
     @property
     def max_grad_norm(self) -> float:

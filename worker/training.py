@@ -8,12 +8,13 @@ a GPU in deterministic mode. Not covered: jobs, tables, targets (tuning.py).
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.modules.dropout import _DropoutNd
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
 from backend.domain.errors import Conflict
@@ -24,7 +25,8 @@ from worker.masked_routing import MaskedRouting, RoutingReport
 from worker.models import LoadedModel, load_model
 from worker.monitoring import BatchMonitoringTrainer
 from worker.prompts import pad_id
-from worker.runs import StepRecord, StepSink, TrainingDiverged, TrainingResult, TrainingRun
+from worker.ranks import Ranks
+from worker.runs import NoSink, StepRecord, StepSink, TrainingDiverged, TrainingResult, TrainingRun
 from worker.trainers import ExpertMaskingTrainer
 from worker.witness import ExpectedBatch
 
@@ -41,6 +43,8 @@ __all__ = [
 
 MODEL = "model"
 """Name of the trained model's folder inside a run's folder."""
+_PATIENCE = 10.0
+"""Seconds that are given to the processes of an attempt that was killed a moment ago to end."""
 
 
 def train(run: TrainingRun, sink: StepSink) -> TrainingResult:
@@ -51,40 +55,89 @@ def train(run: TrainingRun, sink: StepSink) -> TrainingResult:
     where masked routing does not work. In every one of these cases the step in question was not applied.
     """
     run.validate()
-    with locked(run.out_dir):
-        tidy(run.out_dir, keep=run.n_steps)
-        finished = _finished(run, sink)
-        if finished is not None:
-            return finished
-        checkpoint = newest_checkpoint(run.out_dir, run.digest, sink.log)
+    ranks = Ranks.join(run.device)
+    sink = sink if ranks.first else NoSink()
+    patience = _PATIENCE if ranks.size > 1 else 0.0
+    with locked(run.out_dir, patience) if ranks.first else nullcontext():
+        start = ranks.share(_start(run, sink) if ranks.first else None)
+        if isinstance(start, TrainingResult):
+            return start
         with deterministic(run.device):
-            return _train(run, sink, checkpoint)
+            return _train(run, sink, start, ranks)
 
 
-def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None) -> TrainingResult:
+def _start(run: TrainingRun, sink: StepSink) -> TrainingResult | Path | None:
+    """Return the finished run, or the checkpoint to go on from, or None for a fresh start."""
+    tidy(run.out_dir, keep=run.n_steps)
+    finished = _finished(run, sink)
+    if finished is not None:
+        return finished
+    return newest_checkpoint(run.out_dir, run.digest, lambda text: sink.note("checkpoint", text))
+
+
+def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ranks) -> TrainingResult:
     set_seed(run.seed)
     loaded = load_model(run.model_path, dtype=run.dtype, device=run.device, allow_hub=run.allow_hub)
     environment = {"versions": _versions(), "threads": torch.get_num_threads()}
-    stop = _StopWhenAsked(run.checkpoint_every, sink)
+    stop = _StopWhenAsked(run.checkpoint_every, sink, ranks)
     trainer = build_trainer(run, loaded, sink, facts={"run": run.digest, **environment}, callbacks=[stop])
+    if ranks.rank:
+        torch.manual_seed(run.seed + ranks.rank)  # a model with dropout must not drop the same everywhere
     report = routing_report(run, trainer.masked_routing)
     resumed_from = None
     if checkpoint is not None:
         manifest = read_manifest(checkpoint)
         resumed_from = int(manifest.facts["step"])
         _say_differences(manifest, environment, sink)
+        go_on(trainer, manifest, sink)
         sink.log(f"going on after step {resumed_from} of {run.n_steps}")
     elif report.free_layers:
         sink.log(f"layers without enough selected experts stay free: {', '.join(map(str, report.free_layers))}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    trainer.check_replicas()
     n_steps = int(trainer.state.global_step)
     ends = {"stopped": stop.stopped, "resumed_from": resumed_from} | _layers(report)
     if stop.stopped:
         return TrainingResult(model_dir=None, manifest_sha256=None, n_steps=n_steps, **ends)
-    sha256 = save_model(
-        run, loaded, facts={"step": n_steps, "run": run.digest, "versions": _versions(), **_layers(report)}
-    )
+    facts = {"step": n_steps, "run": run.digest, "versions": _versions(), **_layers(report)}
+    sha256 = ranks.share(save_model(run, loaded, facts=facts) if ranks.first else None)
     return TrainingResult(model_dir=run.out_dir / MODEL, manifest_sha256=sha256, n_steps=n_steps, **ends)
+
+
+def go_on(trainer: BatchMonitoringTrainer, checkpoint: Manifest, sink: StepSink) -> None:
+    """Set a trainer up to go on from a checkpoint. Raises Conflict where another number of processes would not do.
+
+    With the same number, the micro-batch is the one that fitted into memory; with another one, the shares are others.
+    """
+    step, before = checkpoint.facts["step"], checkpoint.facts.get("world_size", 1)
+    now = trainer.ranks.size
+    if now == before:
+        if "micro_batch" in checkpoint.facts:
+            trainer.micro.restore(checkpoint.facts["micro_batch"])
+        return
+    assert trainer.model is not None
+    by_chance = draws_at_random(trainer.model)
+    if by_chance:
+        raise Conflict(
+            f"The checkpoint after step {step} was written by {before} process(es), and {now} are to go on: this model "
+            f"draws random numbers while it trains ({by_chance}), and their state belongs to each process. "
+            f"Resume it with n_processes {before}, or start a new training."
+        )
+    sink.note(
+        "processes",
+        f"up to step {step} this run was trained by {before} process(es), from then on by {now}: the same batches, but "
+        "sums are taken in another order, so the weights may differ from an undisturbed run's in their last bits",
+    )
+
+
+def draws_at_random(model: torch.nn.Module) -> str | None:
+    """Return the name of a part of the model that drops at random while it trains, None if there is none."""
+    for name, module in model.named_modules():
+        for key, value in vars(module).items():
+            drops = "drop" in key or (key == "p" and isinstance(module, _DropoutNd))
+            if drops and isinstance(value, float) and value > 0:
+                return f"{name}.{key} = {value}"
+    return None
 
 
 def build_trainer(
@@ -114,6 +167,7 @@ def build_trainer(
         expected={batch.batch_idx: ExpectedBatch.of(batch) for batch in run.batches},
         hash_prompt=lambda ids: prompt_digest(loaded.tokenizer_digest, loaded.template_digest, ids),
         on_step=sink.record_step,
+        on_note=sink.note,
     )
     trainer.checkpoint_extras = lambda folder: save_tokenizer(run, loaded, folder)
     trainer.remove_callback(PrinterCallback)
@@ -149,13 +203,13 @@ def _arguments(run: TrainingRun, loaded: LoadedModel) -> TrainingArguments:
 class _StopWhenAsked(TrainerCallback):
     """Asks for a checkpoint every so many steps, and for a last one when the run is to stop."""
 
-    def __init__(self, every: int, sink: StepSink) -> None:
-        self.every, self.sink, self.stopped = every, sink, False
+    def __init__(self, every: int, sink: StepSink, ranks: Ranks) -> None:
+        self.every, self.sink, self.ranks, self.stopped = every, sink, ranks, False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step >= state.max_steps:
             return
-        self.stopped = self.sink.should_stop()
+        self.stopped = self.ranks.share(self.sink.should_stop())
         control.should_training_stop = self.stopped
         control.should_save = self.stopped or state.global_step % self.every == 0
 
@@ -192,7 +246,7 @@ def _finished(run: TrainingRun, sink: StepSink) -> TrainingResult | None:
     try:
         manifest = read_manifest(folder)
     except ValueError as error:
-        sink.log(f"the trained model cannot be used ({error}); it is made again from the last checkpoint")
+        sink.note("model", f"the trained model cannot be used ({error}); it is made again from the last checkpoint")
         return None
     if manifest.facts.get("run") != run.digest:
         raise Conflict(f"{run.out_dir.name} holds the model of another run: give this run its own folder.")
@@ -214,7 +268,9 @@ def _versions() -> dict[str, str]:
 def _say_differences(manifest: Manifest, environment: Mapping[str, Any], sink: StepSink) -> None:
     changed = [name for name, value in environment.items() if manifest.facts.get(name) != value]
     if changed:
-        sink.log(f"{' and '.join(changed)} changed since the checkpoint: the result may differ in its last bits")
+        step = manifest.facts["step"]
+        what = " and ".join(changed)
+        sink.note("environment", f"{what} changed after step {step}: the result may differ in its last bits")
 
 
 @contextmanager

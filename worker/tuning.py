@@ -21,7 +21,9 @@ from backend.store.checks_training import frozen_digest
 from backend.store.engine import reading, shared_engine, writing
 from worker.capture.generation import generate_answers
 from worker.examples import TrainBatch, TrainExample
+from worker.launching import count_processes, launch, own_device
 from worker.measuring import check_model, prompt_rows, still_wanted
+from worker.micro_batches import give_memory_back
 from worker.models import LoadedModel, inspect_model, load_model
 from worker.prompts import answer_is_cut, decode_answer, encode_answer
 from worker.runs import StepRecord, TrainingResult, TrainingRun
@@ -40,6 +42,8 @@ RUN_PARAMS = (
     "preserve_batches",
     "checkpoint_every",
 )
+_LAUNCH = ".launch"
+"""Folder inside a run's folder where processes that train together leave their answers."""
 
 
 def run_training(training_id: str, job_id: str) -> int:
@@ -51,14 +55,28 @@ def run_training(training_id: str, job_id: str) -> int:
         plan = plans.load(session, analysis.id)
     freeze_targets(engine, training, analysis, plan, model_path)
     run = _run(engine, settings, training, analysis, plan, model_path)
+    n = count_processes(training.params.get("n_processes"), choose_device(settings))
     with writing(engine) as session:
-        writes.set_stage(
-            session, t.Training, training_id, stage="training", total=run.n_steps, environment=environment(settings)
-        )
-    result = train(run, StoreSink(engine, training_id, job_id))
+        where = environment(settings) | {"n_processes": n}
+        writes.set_stage(session, t.Training, training_id, stage="training", total=run.n_steps, environment=where)
+    if n == 1:
+        result = train(run, StoreSink(engine, training_id, job_id))
+    else:
+        give_memory_back()  # of the model that wrote the targets
+        answer = launch("worker.rank", [training_id, job_id], n, run.out_dir / _LAUNCH)
+        result = TrainingResult.read(answer)
     if not result.stopped:
         _keep(engine, settings, training, result)
     return result.n_steps
+
+
+def train_together(training_id: str, job_id: str) -> dict[str, Any]:
+    """Be one of the processes that `run_training` started; return its TrainingResult as JSON."""
+    settings = get_settings()
+    engine = shared_engine(settings.tables_url)
+    training, analysis, model_path = _load(engine, training_id)
+    run = _run(engine, settings, training, analysis, thaw(analysis.plan), model_path)
+    return train(run, StoreSink(engine, training_id, job_id)).write()
 
 
 def _load(engine: Engine, training_id: str) -> tuple[t.Training, t.Analysis, str]:
@@ -232,8 +250,9 @@ def _run(
         mode=training.mode,
         routing=training.routing,
         dtype=analysis.params["dtype"],
-        device=choose_device(settings),
+        device=own_device(choose_device(settings)),
         allow_hub=settings.allow_hub,
+        micro_batch_size=training.params.get("micro_batch_size"),
         **{name: training.params[name] for name in RUN_PARAMS},
     )
 
@@ -293,19 +312,27 @@ class StoreSink:
         with writing(self.engine) as session:
             writes.log(session, self.job_id, message)
 
+    def note(self, kind: str, message: str) -> None:
+        """Append a line to the job's log and to the training's own record, there once."""
+        with writing(self.engine) as session:
+            writes.log(session, self.job_id, message, "warning")
+            writes.note(session, self.training_id, kind, message)
+
 
 def _keep(engine: Engine, settings: Settings, training: t.Training, result: TrainingResult) -> None:
     """Register the trained model as `training:<id>` and store where it lies and what its manifest says."""
     assert result.model_dir is not None
     model = inspect_model(result.model_dir, model_id=f"training:{training.id}")
     with writing(engine) as session:
+        kept = session.get_one(t.Training, training.id).result  # what the run noted
         untrained = session.get_one(t.Model, session.get_one(t.Analysis, training.analysis_id).model_id)
         writes.record_model(session, model_row(model, environment(settings)["host"], untrained.engines))
         writes.set_stage(
             session,
             t.Training,
             training.id,
-            result={
+            result=kept
+            | {
                 "model_id": model.id,
                 "model_path": str(result.model_dir),
                 "manifest_sha256": result.manifest_sha256,

@@ -166,6 +166,16 @@ def record_step(session: Session, training_id: str, row: dict[str, Any]) -> bool
     return True
 
 
+def note(session: Session, training_id: str, kind: str, text: str) -> None:
+    """Add to a training's `result["notes"]` what makes it other than an undisturbed run; each is kept once."""
+    training = session.get(t.Training, training_id, with_for_update=True, populate_existing=True)
+    if training is None:
+        return
+    notes = list(training.result.get("notes", []))
+    if not any((n["kind"], n["text"]) == (kind, text) for n in notes):
+        training.result = training.result | {"notes": [*notes, {"kind": kind, "text": text, "at": t.utcnow()}]}
+
+
 def start(session: Session, table: type[t.Run], id_: str, **values: Any) -> bool:
     """Set a queued or running resource to running. False if it was cancelled, finished or deleted meanwhile."""
     now = t.utcnow()

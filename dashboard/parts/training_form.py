@@ -162,6 +162,7 @@ def _more(error: ApiRefused | None) -> Json:
         longest = st.number_input("Longest answer, tokens", 1, 8192, 128)
         every = st.number_input("Checkpoint every … steps", 1, 100_000, 20)
         ui.field_error(error, "max_answer_length")
+    hardware = _hardware(error)
     shuffle = st.toggle("Shuffle the order of batches between epochs", True, help="Never inside a batch.")
     preserve = st.toggle(
         "Preserve analysis batches", True, help="Off: the same samples flattened and reshuffled, the baseline."
@@ -175,7 +176,33 @@ def _more(error: ApiRefused | None) -> Json:
         "checkpoint_every": every,
         "shuffle_batches": shuffle,
         "preserve_batches": preserve,
-    }
+    } | hardware
+
+
+def _hardware(error: ApiRefused | None) -> Json:
+    """Ask what changes speed and memory, not the batches. Empty fields leave the choice to the worker."""
+    a, b, _ = st.columns(3)
+    with a:
+        processes = st.number_input(
+            "Processes",
+            1,
+            64,
+            None,
+            placeholder="one per GPU",
+            help="They share every batch. Empty: as many as the worker has GPUs; one on a CPU.",
+        )
+        ui.field_error(error, "n_processes")
+    with b:
+        samples = st.number_input(
+            "Samples per forward",
+            1,
+            100_000,
+            None,
+            placeholder="whole batch",
+            help="For batches too large for memory: several forwards, still one step per batch.",
+        )
+        ui.field_error(error, "micro_batch_size")
+    return {"n_processes": processes, "micro_batch_size": samples}
 
 
 def _submit(api: Api, body: Json) -> None:

@@ -69,9 +69,12 @@ def _one(api: Api, training: Json) -> None:
             ("epochs", words.count(params["epochs"]), "each visits every batch once"),
             ("last loss", words.number(training["final_loss"]), ""),
             ("took", words.duration(words.between(training["started_at"], training["finished_at"])), ""),
+            *([("processes", words.count(n), "share every batch")] if (n := _processes(training)) > 1 else []),
             *([("trained model", training["result"]["model_id"], "")] if training["result"].get("model_id") else []),
         ]
     )
+    for noted in training["result"].get("notes", []):
+        ui.note(f"Noted during this run: {noted['text']}.")
     steps = data.all_items(api, f"/trainings/{training['id']}/steps", data.version(training), fields="summary")
     if steps:
         _curve_and_step(api, training, steps)
@@ -85,6 +88,11 @@ def _one(api: Api, training: Json) -> None:
             expanded=1,
         )
         keeping.show(api, "trainings", training)
+
+
+def _processes(training: Json) -> int:
+    """Return how many processes trained last; runs from before this was written had one."""
+    return int(training["environment"].get("n_processes", 1))
 
 
 @st.fragment

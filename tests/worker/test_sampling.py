@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.domain.errors import InvalidInput
-from worker.sampling import BatchPreservingSampler, ShuffledSampler, seeded_order
+from worker.sampling import BatchPreservingSampler, ShuffledSampler, seeded_order, share_of
 
 
 def rows(sizes, safe_ratio=0.5):
@@ -49,6 +49,24 @@ def test_the_shares_of_all_ranks_are_the_batch_and_keep_its_ratio(sizes, seed, w
             counts = [sum(data[i]["label"] == label for i in part) for part in parts]
             assert max(counts) - min(counts) <= 1
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@given(is_safe=st.lists(st.booleans(), max_size=40), world_size=st.integers(1, 12))
+def test_safe_and_unsafe_places_are_dealt_in_slices_and_every_place_goes_to_one_process(is_safe, world_size):
+    shares = [share_of(is_safe, rank, world_size) for rank in range(world_size)]
+    assert sorted(place for share in shares for place in share) == list(range(len(is_safe)))
+    for label in (True, False):
+        of_label = [[place for place in share if is_safe[place] is label] for share in shares]
+        places = [place for place, safe in enumerate(is_safe) if safe is label]
+        assert [place for part in of_label for place in part] == places  # neighbours stay neighbours, in rank order
+        assert max(map(len, of_label)) - min(map(len, of_label)) <= 1
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_eight_and_eight_on_two_processes_are_four_and_four_each():
+    halves = [True] * 8 + [False] * 8
+    assert share_of(halves, 0, 2) == [0, 1, 2, 3, 8, 9, 10, 11]
+    assert share_of(halves, 1, 2) == [4, 5, 6, 7, 12, 13, 14, 15]
 
 
 def test_a_share_may_be_empty():

@@ -106,6 +106,23 @@ def test_a_training_sees_its_analysis_batches_and_its_chain_holds(study: Study) 
     assert all(link.checked for link in links)
 
 
+def test_a_stage_that_trains_in_two_processes_stores_the_same_steps_as_in_one(study: Study) -> None:
+    analysis = study.analyse()
+    chosen = study.choose(analysis)
+    one, two = (study.submit_training(analysis, chosen, epochs=1, n_processes=n) for n in (1, 2))
+    finish_training(study, one)
+    finish_training(study, two)
+    pairs = zip(*(study.rows(t.TrainingStep, training_id=id_) for id_ in (one, two)), strict=True)
+    for alone, together in pairs:
+        assert (alone.step, alone.batch_id, together.verified) == (together.step, together.batch_id, True)
+        assert [s["row_id"] for s in alone.samples] == [s["row_id"] for s in together.samples]
+        assert together.loss == pytest.approx(alone.loss, rel=1e-3)
+    assert study.get(t.Training, two).environment["n_processes"] == 2
+    assert study.get(t.Training, two).result["model_id"] == f"training:{two}"
+    assert "notes" not in study.get(t.Training, two).result
+    assert broken(training_links(study, two)) == []
+
+
 def test_default_targets_are_given_then_model_for_safe_and_a_refusal_for_unsafe(study: Study) -> None:
     analysis = study.analyse()
     training = study.submit_training(analysis, study.choose(analysis))

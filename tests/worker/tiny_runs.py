@@ -69,6 +69,7 @@ class ListSink:
     def __init__(self, stop_after: int | None = None) -> None:
         self.records: list[StepRecord] = []
         self.lines: list[str] = []
+        self.notes: list[tuple[str, str]] = []
         self.stop_after = stop_after
 
     def record_step(self, record: StepRecord) -> None:
@@ -78,6 +79,10 @@ class ListSink:
         return self.stop_after is not None and self.records[-1].step >= self.stop_after
 
     def log(self, message: str) -> None:
+        self.lines.append(message)
+
+    def note(self, kind: str, message: str) -> None:
+        self.notes.append((kind, message))
         self.lines.append(message)
 
 

@@ -17,19 +17,22 @@ from worker.training import train
 
 
 class FileSink:
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, pause: float = 0.1) -> None:
+        self.path, self.pause = path, pause
 
     def record_step(self, record: StepRecord) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(dataclasses.asdict(record)) + "\n")
-        time.sleep(0.1)
+        time.sleep(self.pause)
 
     def should_stop(self) -> bool:
         return False
 
     def log(self, message: str) -> None:
         sys.stdout.write(message + "\n")
+
+    def note(self, kind: str, message: str) -> None:
+        self.log(f"{kind}: {message}")
 
 
 if __name__ == "__main__":

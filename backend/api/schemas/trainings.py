@@ -46,11 +46,35 @@ class TrainingCreate(Request):
     preserve_batches: Flag = True
     max_answer_length: Annotated[int, Field(strict=True, ge=1, le=131_072)] = 128
     checkpoint_every: Annotated[int, Field(strict=True, ge=1, le=10**9)] = 20
+    n_processes: Annotated[
+        int | None,
+        Field(
+            strict=True,
+            ge=1,
+            le=64,
+            description="Processes that share each batch, one per GPU; null: as many as the worker has GPUs, one on a "
+            "CPU. The batches and their order are the same for every number; weights agree only to rounding.",
+        ),
+    ] = None
+    micro_batch_size: Annotated[
+        int | None,
+        Field(
+            strict=True,
+            ge=1,
+            le=100_000,
+            description="Samples that a process puts into one forward, to save memory; null: its whole share of the "
+            "batch. It stays one step per batch. Halved at most three times where memory runs out: see result.notes.",
+        ),
+    ] = None
     name: Name | None = None
 
 
 class TrainingOut(RunnableOut):
-    """One training run. `n_verified` counts the steps whose batch was proven to be the analysis' batch."""
+    """One training run. `n_verified` counts the steps whose batch was proven to be the analysis' batch.
+
+    `result.notes` says what makes a run other than an undisturbed one: a broken checkpoint, another number of processes
+    after a resume, a micro-batch that was halved. `environment.n_processes` is how many trained it last.
+    """
 
     analysis_id: str
     analysis_name: str

@@ -1,0 +1,25 @@
+"""One of several processes that train together: `python -m worker.rank FOLDER TRAINING JOB` (see launching.py)."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from worker.child import die_with_parent
+from worker.launching import answer_rank
+
+
+def main() -> int:
+    """Train as one of several; the answer, or the error in words, goes into the folder."""
+    die_with_parent()
+    folder, training_id, job_id = sys.argv[1:]
+
+    def work() -> Any:
+        from worker.tuning import train_together
+
+        return train_together(training_id, job_id)
+
+    return answer_rank(Path(folder), work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
