@@ -50,9 +50,7 @@ def run_training(training_id: str, job_id: str) -> int:
     """Run a training to its end, from wherever an earlier process left it; return its number of steps."""
     settings = get_settings()
     engine = shared_engine(settings.tables_url)
-    training, analysis, model_path = _load(engine, training_id)
-    with reading(engine) as session:
-        plan = plans.load(session, analysis.id)
+    training, analysis, plan, model_path = _load(engine, training_id)
     freeze_targets(engine, training, analysis, plan, model_path)
     run = _run(engine, settings, training, analysis, plan, model_path)
     n = count_processes(training.params.get("n_processes"), choose_device(settings))
@@ -74,23 +72,24 @@ def train_together(training_id: str, job_id: str) -> dict[str, Any]:
     """Be one of the processes that `run_training` started; return its TrainingResult as JSON."""
     settings = get_settings()
     engine = shared_engine(settings.tables_url)
-    training, analysis, model_path = _load(engine, training_id)
-    run = _run(engine, settings, training, analysis, thaw(analysis.plan), model_path)
+    training, analysis, plan, model_path = _load(engine, training_id)
+    run = _run(engine, settings, training, analysis, plan, model_path)
     return train(run, StoreSink(engine, training_id, job_id)).write()
 
 
-def _load(engine: Engine, training_id: str) -> tuple[t.Training, t.Analysis, str]:
+def _load(engine: Engine, training_id: str) -> tuple[t.Training, t.Analysis, BatchPlan, str]:
     with reading(engine) as session:
         training = session.get(t.Training, training_id)
         if training is None:
             raise NotFound("training", training_id)
         analysis = session.get_one(t.Analysis, training.analysis_id)
         model = session.get_one(t.Model, analysis.model_id)
+        plan = plans.load(session, analysis.id)
     if model.weights_digest != analysis.model_digests["weights"]:
         raise Conflict(
             f"The weights of {analysis.model_id} are not the ones that were analysed. Restore them, or analyse again."
         )
-    return training, analysis, model.path
+    return training, analysis, plan, model.path
 
 
 # --- targets
