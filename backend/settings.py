@@ -5,9 +5,10 @@ The dashboard is its own program that speaks REST only; it reads its two variabl
 
 from functools import lru_cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -27,6 +28,9 @@ class Settings(BaseSettings):
     models_dir: Path | None = None
     allow_hub: bool = False
     device: str = "auto"
+    judge_url: str = ""
+    judge_model: str = ""
+    judge_key: SecretStr = SecretStr("")
 
     @property
     def tables_url(self) -> str:
@@ -57,6 +61,11 @@ class Settings(BaseSettings):
     def token_path(self) -> Path:
         """Owner-only file that holds the generated access token."""
         return self.home / "token"
+
+    @property
+    def judge_host(self) -> str:
+        """Host of the judge's address, fit to be shown and stored."""
+        return urlsplit(self.judge_url).hostname or ""
 
     @property
     def base_url(self) -> str:

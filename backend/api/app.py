@@ -16,6 +16,7 @@ from backend.api import (
     batches,
     datasets,
     docs,
+    evaluations,
     expert_imports,
     experts,
     exports,
@@ -58,6 +59,7 @@ _NOUNS = (
     expert_imports,
     risk_tables,
     trainings,
+    evaluations,
     jobs,
 )
 

@@ -24,6 +24,7 @@ WORKFLOWS = {
     "analysis": (RUN_ANALYSIS, QUEUE_CONTROL),
     "training": (RUN_STAGE, QUEUE_GPU),
     "statistics": (RUN_STAGE, QUEUE_CPU),
+    "evaluation": (RUN_STAGE, QUEUE_GPU),
     "scan": (RUN_SCAN, QUEUE_CONTROL),
 }
 """Kind of job -> (workflow, queue). Every workflow takes (job_id, subject_id)."""

@@ -144,13 +144,17 @@ def n_without_response(session: Session, dataset_id: str, label: str | None = No
 
 
 def remove(session: Session, dataset_id: str) -> None:
-    """Delete a prompt set and its rows for good. Raises Conflict that names an analysis which uses it."""
+    """Delete a prompt set and its rows for good. Raises Conflict that names a run which uses it."""
     dataset = get(session, dataset_id)
-    query = select(t.Analysis).where(t.Analysis.dataset_id == dataset.id).order_by(t.Analysis.created_at)
-    user = session.scalars(query.limit(1)).first()
-    if user is not None:
-        deleted = " (deleted, but it can still be restored)" if user.deleted_at else ""
-        raise Conflict(f"The analysis {user.name!r} ({user.id}){deleted} uses the prompt set {dataset.name!r}.")
+    e = t.Evaluation
+    for noun, query in (
+        ("analysis", select(t.Analysis).where(t.Analysis.dataset_id == dataset.id).order_by(t.Analysis.created_at)),
+        ("evaluation", select(e).where((e.dataset_id == dataset.id) | (e.capability_dataset_id == dataset.id))),
+    ):
+        user = session.scalars(query.limit(1)).first()
+        if user is not None:
+            deleted = " (deleted, but it can still be restored)" if user.deleted_at else ""
+            raise Conflict(f"The {noun} {user.name!r} ({user.id}){deleted} uses the prompt set {dataset.name!r}.")
     session.execute(delete(t.Dataset).where(t.Dataset.id == dataset.id))
 
 

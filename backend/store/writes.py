@@ -14,6 +14,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import NoTokens, ProvenanceBroken
+from backend.domain.evaluation.refusal import Judgement
 from backend.domain.jobs import ACTIVE
 from backend.domain.measured import MeasuredBatch, ScopeRouting
 from backend.domain.plan import PlannedBatch
@@ -174,6 +175,23 @@ def note(session: Session, training_id: str, kind: str, text: str) -> None:
     notes = list(training.result.get("notes", []))
     if not any((n["kind"], n["text"]) == (kind, text) for n in notes):
         training.result = training.result | {"notes": [*notes, {"kind": kind, "text": text, "at": t.utcnow()}]}
+
+
+def record_evaluated(session: Session, evaluation_id: str, rows: Sequence[dict[str, Any]]) -> int:
+    """Store what an arm answered and count it as progress; answers already there stay as they are."""
+    new = insert_new(session, t.EvaluationAnswer, [{"evaluation_id": evaluation_id} | row for row in rows])
+    done = update(t.Evaluation).where(t.Evaluation.id == evaluation_id).values(done=t.Evaluation.done + new)
+    session.execute(done)
+    return new
+
+
+def record_verdicts(session: Session, evaluation_id: str, verdicts: Iterable[tuple[int, Judgement, str]]) -> None:
+    """Store (n, judgement, judge) of answers that nobody has judged yet; a verdict that is there stays."""
+    x = t.EvaluationAnswer
+    for n, judgement, judge in verdicts:
+        open_ = (x.evaluation_id == evaluation_id, x.n == n, x.verdict.is_(None))
+        values = {"verdict": str(judgement.verdict), "why": judgement.why, "judge": judge}
+        session.execute(update(x).where(*open_).values(**values))
 
 
 def start(session: Session, table: type[t.Run], id_: str, **values: Any) -> bool:

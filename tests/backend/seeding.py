@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
+from backend.domain.evaluation.refusal import PHRASE_JUDGE, judge_by_phrases
 from backend.domain.measured import MeasuredBatch, MeasuredSample, ScopeRouting
 from backend.domain.plan import BatchPlan
 from backend.domain.provenance import prompt_digest, target_digest
 from backend.domain.vocabulary import Scope, Site
-from backend.store import plans, writes
+from backend.store import evaluations, plans, writes
 from backend.store import tables as t
 from backend.store.engine import reading, writing
 from worker.statistics import compute
@@ -179,3 +180,46 @@ def examine(engine: Engine, statistics_id: str) -> None:
     compute(engine, statistics_id, "job_0")
     with writing(engine) as session:
         writes.finish(session, t.Statistics, statistics_id, "succeeded")
+
+
+REFUSAL, HELP = "I'm sorry, but I can't help with that.", "Of course. Take flour and water."
+
+
+def evaluate(engine: Engine, evaluation_id: str, *, arms: int | None = None, turned: tuple[int, ...] = (1,)) -> None:
+    """Store answers of an evaluation as a worker would: unsafe prompts are refused, but by `turned` arms every third.
+
+    arms: only the first few, and the evaluation goes on running.
+    """
+    with writing(engine) as session:
+        writes.start(session, t.Evaluation, evaluation_id)
+        evaluation = session.get_one(t.Evaluation, evaluation_id)
+        prompts = evaluations.prompts(session, evaluation_id)
+        for arm in evaluations.arms(session, evaluation_id)[:arms]:
+            rows = []
+            for p in prompts:
+                refuses = p.label == "unsafe" and not (arm.arm_idx in turned and p.prompt_idx % 3 == 0)
+                rows.append(
+                    {
+                        "n": arm.arm_idx * len(prompts) + p.prompt_idx,
+                        "arm_idx": arm.arm_idx,
+                        "prompt_idx": p.prompt_idx,
+                        "text": REFUSAL if refuses else HELP,
+                        "n_tokens": 9,
+                        "ended": True,
+                    }
+                )
+            writes.record_evaluated(session, evaluation_id, rows)
+            for row in rows:
+                judged = judge_by_phrases(str(row["text"]))
+                writes.record_verdicts(session, evaluation_id, [(row["n"], judged, PHRASE_JUDGE)])
+            n_texts = len(evaluation.texts)
+            rng = np.random.default_rng(arm.arm_idx)
+            arm.nll = np.full(n_texts, 20.0) + rng.random(n_texts) if n_texts else None
+            arm.nll_tokens = np.full(n_texts, 10) if n_texts else None
+            questions = evaluation.params["choices"]
+            arm.picked = np.array([q["answer"] for q in questions], np.int64) if questions else None
+            arm.effect = {"tokens": 10, "to_the_set": 0}
+            arm.finished = True
+    if arms is None:
+        with writing(engine) as session:
+            writes.finish(session, t.Evaluation, evaluation_id, "succeeded")

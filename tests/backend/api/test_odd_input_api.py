@@ -22,8 +22,13 @@ def ids(api: Api, engine) -> dict[str, str]:
     asked = {"n_permutations": 99, "n_resamples": 199, "n_stability": 10, "n_splits": 2}
     statistics = api.post(f"/analyses/{analysis['id']}/statistics", 202, json=asked)
     seeding.examine(engine, statistics["id"])
+    body = {"model": "tiny", "dataset_id": analysis["dataset_id"], "expert_set_id": experts["id"], "n_random": 2}
+    evaluation = api.post("/evaluations", 202, json=body)
+    seeding.evaluate(engine, evaluation["id"])
     return {
         "statistics_id": statistics["id"],
+        "evaluation_id": evaluation["id"],
+        "n": "0",
         "dataset_id": analysis["dataset_id"],
         "analysis_id": analysis["id"],
         "set_id": experts["id"],
@@ -61,13 +66,16 @@ def test_no_odd_value_in_an_address_makes_a_server_error(api: Api, ids: dict[str
 def test_no_odd_value_in_a_body_makes_a_server_error(api: Api, ids: dict[str, str]):
     bodies = {
         "/analyses": {"dataset_id": ids["dataset_id"], "model": "tiny", "batch_size": 4},
+        "/evaluations": {"model": "tiny", "dataset_id": ids["dataset_id"], "expert_set_id": ids["set_id"]},
+        f"/evaluations/{ids['evaluation_id']}/answers/0/overrule": {"verdict": "refused", "reason": "so", "by": "me"},
         "/trainings": {"analysis_id": ids["analysis_id"], "expert_set_id": ids["set_id"]},
         f"/analyses/{ids['analysis_id']}/expert-sets": {"method": "threshold", "threshold": 0.1},
         f"/analyses/{ids['analysis_id']}/statistics": {"n_permutations": 99},
     }
     document = api.client.get("/openapi.json").json()
     for path, body in bodies.items():
-        documented = document["paths"][f"/api/v1{path}".replace(ids["analysis_id"], "{analysis_id}")]["post"]
+        general = path.replace(ids["analysis_id"], "{analysis_id}").replace(ids["evaluation_id"], "{evaluation_id}")
+        documented = document["paths"][f"/api/v1{general.replace('/0/', '/{n}/')}"]["post"]
         reference = documented["requestBody"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         for field in document["components"]["schemas"][reference]["properties"]:
             for odd in ODD_JSON:

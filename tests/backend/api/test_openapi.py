@@ -36,11 +36,20 @@ def test_every_example_works_when_pasted(api: Api, engine, document: dict):
         ids = {"analysis_id": created["id"]} | ({"expert_set_id": experts["id"]} if "expert_set_id" in example else {})
         training = api.post("/trainings", 202, json=example | ids)
         tried += 1
+    for example in examples(document, "/api/v1/evaluations"):
+        ids = {"model": "tiny", "dataset_id": dataset}
+        ids |= {"expert_set_id": experts["id"]} if "expert_set_id" in example else {}
+        evaluation = api.post("/evaluations", 202, json=example | ids)
+        tried += 1
+    seeding.evaluate(engine, evaluation["id"])
+    for example in examples(document, "/api/v1/evaluations/{evaluation_id}/answers/{n}/overrule"):
+        api.post(f"/evaluations/{evaluation['id']}/answers/0/overrule", json=example)
+        tried += 1
     patches = document["components"]["schemas"]["RunnablePatch"]["examples"]
     for example in patches:
         api.call("PATCH", f"/trainings/{training['id']}", json=example)
         tried += 1
-    assert tried >= 8
+    assert tried >= 12
 
 
 def test_every_operation_says_what_it_does_and_how_it_fails(document: dict):
@@ -67,6 +76,8 @@ def test_long_work_answers_202_and_takes_a_key(document: dict):
         "/statistics/{statistics_id}/resume",
         "/trainings",
         "/trainings/{training_id}/resume",
+        "/evaluations",
+        "/evaluations/{evaluation_id}/resume",
         "/models/scan",
     )
     for path in starting:
