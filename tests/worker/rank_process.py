@@ -1,7 +1,8 @@
-"""`python -m tests.worker.rank_process FOLDER MODEL OUT_DIR RECORDS CHANGES`: one of several processes of a tiny run.
+"""`python -m tests.worker.rank_process FOLDER HOME RUNS`: one of several processes that train tiny runs, one by one.
 
-Started by worker.launching, as worker.rank is. CHANGES: JSON, as for `tiny_run`; beside them `stop_after`, and faults:
-`die` [rank, step] (SIGKILL), `raise` [rank, step], `scarce` [rank, rows] (memory for so many rows only, there).
+Started by worker.launching, as worker.rank is. RUNS: JSON, {name: changes for `tiny_run`}; beside those `model`,
+`sizes`, `stop_after`, and faults: `die` [rank, step] (SIGKILL), `raise` [rank, step], `scarce` [rank, rows] (memory
+there for so many rows only). A run trains in HOME/NAME and records into HOME/NAME.jsonl.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 
 from backend.domain.errors import InvalidInput
-from tests.worker.tiny_runs import tiny_batches, tiny_run
+from tests.worker.tiny_runs import scarce, tiny_batches, tiny_run
 from tests.worker.training_process import FileSink
 from worker import training
 from worker.child import die_with_parent
@@ -34,16 +35,6 @@ class Stopping(FileSink):
         return self.stop_after == self.step
 
 
-def scarce(model: torch.nn.Module, rows: int) -> None:
-    """Make a forward of more rows ask the allocator for more than there is."""
-
-    def look(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        if model.training and len(kwargs["input_ids"]) > rows:
-            torch.empty(2**60, dtype=torch.uint8)
-
-    model.register_forward_pre_hook(look, with_kwargs=True)
-
-
 def with_faults(trainer: Any, faults: dict[str, Any]) -> None:
     rank, first = trainer.args.process_index, trainer.begin_step
     if "scarce" in faults and faults["scarce"][0] == rank:
@@ -60,15 +51,11 @@ def with_faults(trainer: Any, faults: dict[str, Any]) -> None:
     trainer.begin_step = begin_step
 
 
-def main() -> int:
-    die_with_parent()
-    folder, model, out_dir, records = map(Path, sys.argv[1:5])
-    changes = json.loads(sys.argv[5])
-    sizes, stop_after = changes.pop("sizes", None), changes.pop("stop_after", None)
-    faults = {name: changes.pop(name) for name in ("die", "raise", "scarce") if name in changes}
-    if sizes:
+def train_one(home: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    faults = {key: changes.pop(key) for key in ("die", "raise", "scarce") if key in changes}
+    model, stop_after = changes.pop("model"), changes.pop("stop_after", None)
+    if sizes := changes.pop("sizes", None):
         changes["batches"] = tiny_batches(sizes)
-    torch.set_num_threads(1)
     build = training.build_trainer
 
     def build_faulty(*args: Any, **kwargs: Any) -> Any:
@@ -77,8 +64,18 @@ def main() -> int:
         return trainer
 
     training.build_trainer = build_faulty
-    sink = Stopping(records, stop_after)
-    return answer_rank(folder, lambda: training.train(tiny_run(model, out_dir, **changes), sink).write())
+    try:
+        sink = Stopping(home / f"{name}.jsonl", stop_after)
+        return training.train(tiny_run(Path(model), home / name, **changes), sink).write()
+    finally:
+        training.build_trainer = build
+
+
+def main() -> int:
+    die_with_parent()
+    folder, home, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    torch.set_num_threads(1)
+    return answer_rank(folder, lambda: {name: train_one(home, name, changes) for name, changes in runs.items()})
 
 
 if __name__ == "__main__":

@@ -107,3 +107,13 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
         elif not torch.equal(old, after[name]):
             found.add((name, None))
     return found
+
+
+def scarce(model: torch.nn.Module, rows: int) -> None:
+    """Leave memory for forwards of so many rows only: a larger one asks the allocator for more than there is."""
+
+    def look(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        if model.training and len(kwargs["input_ids"]) > rows:
+            torch.empty(2**60, dtype=torch.uint8)
+
+    model.register_forward_pre_hook(look, with_kwargs=True)

@@ -32,7 +32,8 @@ class FileSink:
         sys.stdout.write(message + "\n")
 
     def note(self, kind: str, message: str) -> None:
-        self.log(f"{kind}: {message}")
+        with self.path.with_suffix(".notes").open("a") as file:
+            file.write(f"{kind}: {message}\n")
 
 
 if __name__ == "__main__":
