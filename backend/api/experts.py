@@ -25,14 +25,17 @@ router = APIRouter(tags=["expert sets"], responses=PROBLEMS)
 _FIELDS = ("id", "name", "sha256", "n_experts", "experts", "kind", "rule", "analysis_id", "created_at")
 
 
-def show(stored: t.ExpertSet, sites: tuple[Site, ...]) -> dict[str, Any]:
+def show(stored: t.ExpertSet, sites: tuple[Site, ...], statistics_id: str | None = None) -> dict[str, Any]:
     """Return a stored set as the API shows it."""
-    return {name: getattr(stored, name) for name in _FIELDS} | _derived(stored.experts, stored.per_batch, sites)
+    fields = {name: getattr(stored, name) for name in _FIELDS} | {"statistics_id": statistics_id}
+    return fields | _derived(stored.experts, stored.per_batch, sites)
 
 
 def _derived(chosen: Sequence[Any], per_batch: dict[str, Any] | None, sites: tuple[Site, ...]) -> dict[str, Any]:
+    n_total = sum(site.n_experts for site in sites)
     return {
-        "n_total": sum(site.n_experts for site in sites),
+        "n_total": n_total,
+        "share_of_experts": len(chosen) / n_total,
         "per_layer": experts.layers(chosen, sites),
         "per_batch": experts.sizes(per_batch),
     }
@@ -48,6 +51,7 @@ def tried(analysis: t.Analysis, name: str, chosen: experts.Chosen) -> dict[str, 
         "experts": chosen.experts,
         "kind": chosen.rule.kind,
         "rule": chosen.rule.to_dict(),
+        "statistics_id": chosen.statistics_id,
         "analysis_id": analysis.id,
         "created_at": None,
     } | _derived(chosen.experts, chosen.per_batch, risks.sites_of(analysis))
@@ -66,14 +70,19 @@ def create(
     dry_run: Annotated[bool, Query(description="Show what the rule chooses, store nothing.")] = False,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Choose experts by a rule. A stored set never changes; it needs a finished analysis, a dry run does not."""
-    rule = SelectionRule.from_dict(body.model_dump(exclude={"name"}))
+    """Choose experts by a rule. A stored set never changes; it needs a finished analysis, a dry run does not.
+
+    409 where `significant` has no finished statistics to go by: the answer says how to get them.
+    """
+    if body.statistics_id is not None and body.method != "significant":
+        raise RuleInvalid("statistics_id belongs to method 'significant'.", ("statistics_id",))
+    rule = SelectionRule.from_dict(body.model_dump(exclude={"name", "statistics_id"}))
     name = body.name or experts.default_name(rule)
     with here.reading() as session:
         analysis = runs.get_live(session, t.Analysis, analysis_id)
         if not dry_run and analysis.status != "succeeded":
             raise Conflict(f"The analysis is {analysis.status}: an expert set is stored once it has succeeded.")
-        chosen = experts.apply(session, analysis, rule)
+        chosen = experts.apply(session, analysis, rule, body.statistics_id)
     if dry_run:
         return json_answer(200, tried(analysis, name, chosen))
     if not chosen.experts:
@@ -81,7 +90,7 @@ def create(
 
     def make(session: Session) -> Made:
         stored, new = experts.create(session, analysis, name, chosen)
-        shown = ExpertSetOut.model_validate(show(stored, risks.sites_of(analysis)))
+        shown = ExpertSetOut.model_validate(show(stored, risks.sites_of(analysis), chosen.statistics_id))
         return 201 if new else 200, shown, None
 
     route = f"POST /analyses/{analysis_id}/expert-sets"
@@ -97,12 +106,14 @@ def get_all(
     """List expert sets, newest first."""
     with here.reading() as session:
         found = experts.listing(session, analysis_id, page.after(str, str), page.limit)
-        shown = [_with_sites(session, one) for one in found.items]
+        shown = _shown(session, found.items)
     return listing(Page(shown, found.next_key), ExpertSetOut.model_validate)
 
 
-def _with_sites(session: Session, stored: t.ExpertSet) -> dict[str, Any]:
-    return show(stored, risks.sites_of(runs.get(session, t.Analysis, stored.analysis_id)))
+def _shown(session: Session, found: Sequence[t.ExpertSet]) -> list[dict[str, Any]]:
+    named = experts.statistics_ids(session, found)
+    sites = {id_: risks.sites_of(runs.get(session, t.Analysis, id_)) for id_ in {one.analysis_id for one in found}}
+    return [show(one, sites[one.analysis_id], named.get(one.id)) for one in found]
 
 
 @router.get(
@@ -119,7 +130,7 @@ def get_one(
     """Return one expert set."""
     with here.reading() as session:
         stored = experts.get(session, set_id)
-        body = _with_sites(session, stored)
+        body = _shown(session, [stored])[0]
         sites = risks.sites_of(runs.get(session, t.Analysis, stored.analysis_id))
     tag = etag(stored.id, stored.sha256, format)
     if (same := unchanged(tag, if_none_match)) is not None:

@@ -5,8 +5,6 @@ both: it is chosen if either site's figure is, and masked in both. Not covered: 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -14,12 +12,14 @@ from numpy.typing import NDArray
 
 from backend.domain.canonical import digest
 from backend.domain.errors import RuleInvalid
-from backend.domain.vocabulary import Expert, Pool, Scope, Site
+from backend.domain.rules import SelectionRule, check_exist, sorted_experts
+from backend.domain.vocabulary import Expert, Site
 
 __all__ = [
     "Expert",
     "SelectionRule",
     "Site",
+    "agreeing_p",
     "expert_mask",
     "expert_set_digest",
     "from_esft",
@@ -28,108 +28,31 @@ __all__ = [
     "to_esft",
 ]
 
-_WORDS = {
-    "method": ("threshold", "top_k", "top_k_per_layer", "manual"),
-    "kind": ("global", "per_batch"),
-    "pool": tuple(Pool),
-    "scope": tuple(Scope),
-    "direction": ("unsafe", "safe", "both"),
-}
-_PARAMETER = {"threshold": "threshold", "top_k": "k", "top_k_per_layer": "k", "manual": "experts"}
-"""What each method needs, and no other method may carry."""
 
-
-@dataclass(frozen=True, slots=True)
-class SelectionRule:
-    """How experts are chosen. `validate` says what is wrong with one.
-
-    direction: `unsafe` chooses only among risk_diff > 0, `safe` only among risk_diff < 0, `both` by absolute value.
-    threshold: the absolute value must lie above it. k: how many with the largest absolute value, over the model or per
-    layer. kind `per_batch` applies the rule to each batch's own risk_diff. source: for `manual`, where an imported
-    choice came from: {"format", "file", "sha256"}.
-    """
-
-    method: str
-    kind: str = "global"
-    pool: Pool = Pool.MEAN
-    scope: Scope = Scope.PROMPT
-    direction: str = "unsafe"
-    threshold: float | None = None
-    k: int | None = None
-    experts: tuple[Expert, ...] = ()
-    source: Mapping[str, str] | None = field(default=None, hash=False)
-
-    def __post_init__(self) -> None:
-        for name, kind in (("pool", Pool), ("scope", Scope)):
-            if getattr(self, name) in _WORDS[name]:
-                object.__setattr__(self, name, kind(getattr(self, name)))
-        try:
-            object.__setattr__(self, "experts", _sorted(self.experts or ()))
-        except (TypeError, ValueError) as error:
-            raise RuleInvalid("experts must be a list of [layer, expert] numbers.", ("experts",)) from error
-
-    def validate(self, sites: Sequence[Site] | None = None) -> None:
-        """Raise RuleInvalid unless the rule makes sense, with its experts among those of `sites` if given."""
-        for name, words in _WORDS.items():
-            if getattr(self, name) not in words:
-                raise RuleInvalid(f"{name} is {getattr(self, name)!r}; use {', '.join(words)}.", (name,))
-        needed = _PARAMETER[self.method]
-        for name in ("threshold", "k", "experts"):
-            given = getattr(self, name) not in (None, ())
-            if given and name != needed:
-                raise RuleInvalid(f"{name} means nothing to method {self.method!r}; it needs {needed}.", (name,))
-            if not given and name == needed:
-                raise RuleInvalid(f"method {self.method!r} needs {name}.", (name,))
-        self._check_values()
-        if sites is not None:
-            _check_exist(self.experts, sites)
-
-    def _check_values(self) -> None:
-        if self.threshold is not None and not (isinstance(self.threshold, int | float) and 0 <= self.threshold < inf):
-            raise RuleInvalid(
-                f"threshold is {self.threshold!r}; it is compared with absolute values, so give a number of 0 or more.",
-                ("threshold",),
-            )
-        if self.k is not None and (isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1):
-            raise RuleInvalid(f"k is {self.k!r}; give a whole number of at least 1.", ("k",))
-        if self.source is not None and self.method != "manual":
-            raise RuleInvalid("only a choice by hand comes from elsewhere; leave source away.", ("source",))
-        if self.method == "manual" and self.kind == "per_batch":
-            raise RuleInvalid("a manual choice is the same for every batch; use kind 'global'.", ("kind",))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the rule as plain JSON: its words and the one parameter of its method."""
-        needed = _PARAMETER.get(self.method, "experts")
-        value: Any = [list(expert) for expert in self.experts] if needed == "experts" else getattr(self, needed)
-        if needed == "threshold" and value is not None:
-            value = float(value)  # so that 0 and 0.0 are one rule
-        origin = {} if self.source is None else {"source": dict(self.source)}
-        return {name: str(getattr(self, name)) for name in _WORDS} | {needed: value} | origin
-
-    @classmethod
-    def from_dict(cls, value: Mapping[str, Any]) -> "SelectionRule":
-        """Read what `to_dict` wrote, or a request's fields (None: not given). Raises RuleInvalid on unknown fields."""
-        unknown = sorted(set(value) - {one.name for one in fields(cls)})
-        if unknown:
-            raise RuleInvalid(f"a rule has no field {unknown[0]!r}.", (unknown[0],))
-        if value.get("method") is None:
-            raise RuleInvalid(f"a rule needs a method: {', '.join(_WORDS['method'])}.", ("method",))
-        return cls(**{name: given for name, given in value.items() if given is not None})
-
-
-def select(risk_diff: NDArray[Any], sites: Sequence[Site], rule: SelectionRule) -> tuple[Expert, ...]:
+def select(
+    risk_diff: NDArray[Any], sites: Sequence[Site], rule: SelectionRule, p: NDArray[Any] | None = None
+) -> tuple[Expert, ...]:
     """Return the experts that the rule chooses, sorted by (layer, expert).
 
     risk_diff: [site, expert] in the rule's pool and scope; NaN (not measured) is never chosen, nor is zero. Equal
     values go to the lower (layer, expert). Fewer than k come back where fewer have the direction's sign.
+    p: [site, expert], for `significant` alone: the figure it goes by, NaN where there is none (`agreeing_p`).
     Raises RuleInvalid.
     """
     rule.validate(sites)
     if rule.method == "manual":
         return rule.experts
+    if rule.alpha is not None:
+        if p is None:
+            raise ValueError("method 'significant' needs the p-values of the statistics")
+        risk_diff = np.where(np.asarray(p) <= rule.alpha, risk_diff, 0)
     layers, scores = _scores(np.asarray(risk_diff), sites, rule.direction)
     if rule.threshold is not None:
         chosen = scores > rule.threshold
+    elif rule.alpha is not None:
+        chosen = scores > 0
+    elif rule.share is not None:
+        chosen = _fewest(scores, rule.share)
     else:
         chosen = _largest(scores if rule.method == "top_k_per_layer" else scores.reshape(1, -1), rule.k or 0)
     row, expert = np.nonzero(chosen.reshape(scores.shape) & (scores > 0))
@@ -150,6 +73,24 @@ def _scores(
     return layers, scores
 
 
+def agreeing_p(p: NDArray[Any], difference: NDArray[Any], risk_diff: NDArray[Any]) -> NDArray[np.float64]:
+    """Return p, NaN where the tested difference points the other way than risk_diff.
+
+    What is tested is adjusted for groups and strata; where that turns the sign, neither speaks for the expert.
+    """
+    return np.where(np.sign(difference) == np.sign(risk_diff), p, np.nan)
+
+
+def _fewest(scores: NDArray[np.float64], share: float) -> NDArray[np.bool_]:
+    """Mark the fewest that together reach a share of the sum of all, the largest first; the earlier wins a tie."""
+    best_first = np.argsort(-scores, axis=None, kind="stable")
+    sums = np.cumsum(scores.ravel()[best_first])
+    n = int(np.searchsorted(sums, share * sums[-1] * (1 - 1e-12))) + 1  # what adding rounds off is no missing part
+    chosen = np.zeros(scores.size, dtype=bool)
+    chosen[best_first[:n]] = True
+    return chosen
+
+
 def _largest(scores: NDArray[np.float64], k: int) -> NDArray[np.bool_]:
     """Mark the k largest of each row; the earlier wins a tie."""
     best_first = np.argsort(-scores, axis=1, kind="stable")[:, :k]
@@ -160,8 +101,8 @@ def _largest(scores: NDArray[np.float64], k: int) -> NDArray[np.bool_]:
 
 def expert_mask(experts: Iterable[Expert], sites: Sequence[Site]) -> NDArray[np.bool_]:
     """Return [site, expert]: whether the set holds it. Raises RuleInvalid for an expert the model does not have."""
-    wanted = _sorted(experts)
-    _check_exist(wanted, sites)
+    wanted = sorted_experts(experts)
+    check_exist(wanted, sites)
     mask = np.zeros((len(sites), max(site.n_experts for site in sites)), dtype=bool)
     for row, site in enumerate(sites):
         mask[row, [expert for layer, expert in wanted if layer == site.layer]] = True
@@ -186,8 +127,10 @@ def expert_set_digest(
         {
             "plan": plan_digest,
             "rule": canonical.to_dict(),
-            "experts": _sorted(experts),
-            "per_batch": per_batch if per_batch is None else {id_: _sorted(own) for id_, own in per_batch.items()},
+            "experts": sorted_experts(experts),
+            "per_batch": per_batch
+            if per_batch is None
+            else {id_: sorted_experts(own) for id_, own in per_batch.items()},
         }
     )
 
@@ -195,7 +138,7 @@ def expert_set_digest(
 def to_esft(experts: Iterable[Expert], sites: Sequence[Site]) -> dict[str, Any]:
     """Return the expert configuration that ESFT (expert-specialized fine-tuning) reads: a list for every MoE layer."""
     lists: dict[str, list[int]] = {str(layer): [] for layer in sorted({site.layer for site in sites})}
-    for layer, expert in _sorted(experts):
+    for layer, expert in sorted_experts(experts):
         lists[str(layer)].append(expert)
     return {"experts": lists, "shared_experts": False, "non_expert_modules": False}
 
@@ -208,40 +151,15 @@ def from_esft(config: Mapping[str, Any], sites: Sequence[Site] | None = None) ->
     if config.get("shared_experts") or config.get("non_expert_modules"):
         raise RuleInvalid("this configuration trains shared experts or other modules too; an expert set cannot.")
     try:
-        experts = _sorted((layer, expert) for layer, own in config["experts"].items() for expert in own)
+        experts = sorted_experts((layer, expert) for layer, own in config["experts"].items() for expert in own)
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise RuleInvalid(f'not an ESFT configuration ({{"experts": {{"3": [0, 7]}}, ...}}): {error!r}') from error
     if sites is not None:
-        _check_exist(experts, sites)
+        check_exist(experts, sites)
     return experts
-
-
-def _sorted(experts: Iterable[Sequence[Any]]) -> tuple[Expert, ...]:
-    return tuple(sorted({(int(layer), int(expert)) for layer, expert in experts}))
 
 
 def _exists(sites: Sequence[Site]) -> NDArray[np.bool_]:
     sizes = np.array([site.n_experts for site in sites])
     there: NDArray[np.bool_] = np.arange(sizes.max()) < sizes[:, None]
     return there
-
-
-def _check_exist(experts: Iterable[Expert], sites: Sequence[Site]) -> None:
-    sizes: dict[int, int] = {}
-    for site in sites:
-        sizes[site.layer] = max(site.n_experts, sizes.get(site.layer, 0))
-    for layer, expert in experts:
-        if layer not in sizes:
-            raise RuleInvalid(
-                f"layer {layer} has no routed experts; the MoE layers are {_ranges(sorted(sizes))}.", ("experts",)
-            )
-        if not 0 <= expert < sizes[layer]:
-            raise RuleInvalid(
-                f"layer {layer} has no expert {expert}; its experts are 0 to {sizes[layer] - 1}.", ("experts",)
-            )
-
-
-def _ranges(numbers: Sequence[int]) -> str:
-    if list(numbers) == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 2:
-        return f"{numbers[0]} to {numbers[-1]}"
-    return ", ".join(map(str, numbers))

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from backend.domain.errors import ProvenanceBroken
 from backend.domain.prompts import LabelMeaning, Message, PromptRow, PromptSet
 from backend.domain.provenance import Link
+from backend.domain.statistics.examination import findings_digest
 from backend.domain.vocabulary import Label
 from backend.store import tables as t
 
@@ -38,6 +39,14 @@ def same(where: str, expected: Any, found: Any) -> None:
     """Raise Broken at this place unless both are equal."""
     if expected != found:
         raise Broken(where, expected, found)
+
+
+def check_findings(stored: t.Statistics) -> None:
+    """Raise Broken unless summary and figures of statistics are those that were computed."""
+    if stored.figures is None or stored.input_digest is None:
+        raise Broken(stored.id, "figures", "none")
+    found = findings_digest(stored.input_digest, stored.params, stored.summary, stored.figures)
+    same(f"{stored.id}, its figures", stored.sha256, found)
 
 
 def read_prompt_set(session: Session, dataset_id: str) -> PromptSet:

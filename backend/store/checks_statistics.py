@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
-from backend.domain.statistics.examination import findings_digest
 from backend.store import tables as t
-from backend.store.checks import Broken, same
+from backend.store.checks import check_findings, same
 from backend.store.counted import input_digest
 
 
@@ -23,11 +22,3 @@ def check_statistics(session: Session, analysis: t.Analysis, only: str | None = 
         same(f"{stored.id}, the counts it stands on", stored.input_digest, inputs[stored.scope])
         check_findings(stored)
         yield
-
-
-def check_findings(stored: t.Statistics) -> None:
-    """Raise Broken unless summary and figures are those that were computed."""
-    if stored.figures is None or stored.input_digest is None:
-        raise Broken(stored.id, "figures", "none")
-    found = findings_digest(stored.input_digest, stored.params, stored.summary, stored.figures)
-    same(f"{stored.id}, its figures", stored.sha256, found)

@@ -1,4 +1,4 @@
-"""The links of a training: expert set -> targets -> steps -> epochs -> weights."""
+"""The links of a training but for its expert set: targets -> steps -> epochs -> weights."""
 
 import hashlib
 import json
@@ -9,24 +9,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.domain.canonical import canonical_json, sha256_hex
-from backend.domain.experts import expert_set_digest
 from backend.domain.provenance import target_digest
 from backend.store import plans
 from backend.store import tables as t
 from backend.store.checks import Broken, same, samples_by_batch
-
-
-def check_expert_set(session: Session, training: t.Training, analysis: t.Analysis) -> Iterator[None]:
-    """The expert set has the SHA-256 of its rule and its experts."""
-    if training.expert_set_id is None:
-        return
-    chosen = session.get_one(t.ExpertSet, training.expert_set_id)
-    source = session.get_one(t.Analysis, chosen.analysis_id)
-    found = expert_set_digest(source.plan_digest, chosen.rule, chosen.experts, chosen.per_batch)
-    same(f"expert set {chosen.id}", chosen.sha256, found)
-    if chosen.per_batch is not None:
-        same(f"expert set {chosen.id}, analysis", analysis.id, chosen.analysis_id)
-    yield
 
 
 def _examples(session: Session, training_id: str) -> list[t.TrainingExample]:

@@ -1,37 +1,48 @@
 """Expert sets in the store: chosen by a rule from the risk figures of an analysis, immutable, content-addressed."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import Conflict, NotFound, NoTokens, RuleInvalid
-from backend.domain.experts import SelectionRule, expert_set_digest, per_layer_counts
+from backend.domain.experts import SelectionRule, agreeing_p, expert_set_digest, per_layer_counts
 from backend.domain.experts import select as choose
+from backend.domain.rules import CORRECTIONS
 from backend.domain.vocabulary import Expert, Site
-from backend.store import analyses, risks
+from backend.store import analyses, risks, statistics
 from backend.store import tables as t
 from backend.store.paging import Key, Page, page
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """What a rule chooses. experts: for per_batch the union over batches; per_batch: {batch_id: experts}."""
+    """What a rule chooses. experts: for per_batch the union over batches; per_batch: {batch_id: experts}.
+
+    statistics_id: those that `significant` went by.
+    """
 
     rule: SelectionRule
     experts: tuple[Expert, ...]
     per_batch: dict[str, tuple[Expert, ...]] | None
     sha256: str
+    statistics_id: str | None = None
 
 
-def apply(session: Session, analysis: t.Analysis, rule: SelectionRule) -> Chosen:
-    """Apply a rule to an analysis. Raises RuleInvalid, Conflict where nothing is measured, NoTokens."""
+def apply(session: Session, analysis: t.Analysis, rule: SelectionRule, statistics_id: str | None = None) -> Chosen:
+    """Apply a rule to an analysis. statistics_id: those that `significant` goes by; None takes the newest.
+
+    Raises RuleInvalid, NoTokens; Conflict where nothing is measured, or `significant` has no statistics to go by.
+    """
     sites = risks.sites_of(analysis)
     rule.validate(sites)
     analyses.check_scope(analysis, rule.scope)
-    per_batch = None
+    per_batch = stored = None
     if rule.method == "manual":
         experts = rule.experts
     elif rule.kind == "per_batch":
@@ -41,8 +52,34 @@ def apply(session: Session, analysis: t.Analysis, rule: SelectionRule) -> Chosen
         view = risks.over_all(session, analysis, rule.scope, rule.pool)
         if view.table is None:
             raise (Conflict if view.n_batches == 0 else NoTokens)(f"There is nothing to choose from: {view.reason}.")
-        experts = choose(view.table.risk_diff, sites, rule)
-    return Chosen(rule, experts, per_batch, expert_set_digest(analysis.plan_digest, rule, experts, per_batch))
+        p = None
+        if rule.method == "significant":
+            stored = _tested(session, analysis, rule, statistics_id)
+            rule, p = replace(rule, statistics=stored.sha256), p_of(stored, rule, view.table.risk_diff)
+        experts = choose(view.table.risk_diff, sites, rule, p)
+    sha256 = expert_set_digest(analysis.plan_digest, rule, experts, per_batch)
+    return Chosen(rule, experts, per_batch, sha256, stored.id if stored else None)
+
+
+def _tested(session: Session, analysis: t.Analysis, rule: SelectionRule, statistics_id: str | None) -> t.Statistics:
+    """Return the statistics to go by. Raises RuleInvalid where they could not call any expert significant at all."""
+    stored = statistics.finished(session, analysis, rule.scope, rule.pool, statistics_id)
+    if stored.summary["smallest_p"] is None:
+        raise RuleInvalid(f"No expert can be significant here. {stored.summary['design']['reason']}", ("method",))
+    smallest = stored.summary["smallest_p"]
+    if rule.alpha is not None and rule.alpha < smallest:
+        raise RuleInvalid(
+            f"alpha is {rule.alpha:g}, and the smallest p-value that these statistics can give is {smallest:.2g}: no "
+            "expert can be significant. Take a larger alpha, or compute statistics with more permutations.",
+            ("alpha",),
+        )
+    return stored
+
+
+def p_of(stored: t.Statistics, rule: SelectionRule, risk_diff: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the figure that `significant` compares with alpha: [site, expert], NaN where there is none."""
+    figures = statistics.figures_of(stored)
+    return agreeing_p(figures[CORRECTIONS[rule.correction or "max_t"]], figures["difference"], risk_diff)
 
 
 def _each(
@@ -125,6 +162,20 @@ def default_name(rule: SelectionRule) -> str:
     """Return a name that says how a set was chosen."""
     if rule.source is not None:
         return f"imported from {rule.source['file']}"[:200]
-    value = {"threshold": rule.threshold, "manual": len(rule.experts)}.get(rule.method, rule.k)
-    where = " in each batch" if rule.kind == "per_batch" else ""
-    return f"{rule.method.replace('_', ' ')} {value} {rule.direction}{where}".replace("manual", "by hand:")
+    corrected = {"max_t": "max-T", "bh": "BH"}.get(rule.correction or "", "")
+    how = {
+        "threshold": f"threshold {rule.threshold}",
+        "significant": f"significant at {rule.alpha:g} ({corrected})" if rule.alpha is not None else "",
+        "cumulative": f"cumulative {rule.share:.0%}" if rule.share is not None else "",
+        "manual": f"by hand: {len(rule.experts)}",
+    }.get(rule.method, f"{rule.method.replace('_', ' ')} {rule.k}")
+    return f"{how} {rule.direction}" + (" in each batch" if rule.kind == "per_batch" else "")
+
+
+def statistics_ids(session: Session, sets: Iterable[t.ExpertSet]) -> dict[str, str]:
+    """Return {set id: id of the statistics that its rule went by}; sets that went by none are left out."""
+    named = {one.id: (one.analysis_id, one.rule["statistics"]) for one in sets if one.rule.get("statistics")}
+    s = t.Statistics
+    query = select(s.analysis_id, s.sha256, s.id).where(s.sha256.in_({sha256 for _, sha256 in named.values()}))
+    found = {(analysis_id, sha256): id_ for analysis_id, sha256, id_ in session.execute(query) if sha256}
+    return {id_: found[key] for id_, key in named.items() if key in found}

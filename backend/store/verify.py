@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 from backend.domain.errors import NotFound
 from backend.domain.provenance import Link
 from backend.store import checks_analysis as a
+from backend.store import checks_experts as e
 from backend.store import checks_statistics as st
 from backend.store import checks_training as tr
 from backend.store import tables as t
@@ -51,7 +52,7 @@ def verify_training(session: Session, training_id: str) -> list[Link]:
     analysis = session.get_one(t.Analysis, training.analysis_id)
     return [
         *verify_analysis(session, training.analysis_id),
-        link("expert set: matches its SHA-256", tr.check_expert_set(session, training, analysis)),
+        link("expert set: matches its SHA-256, and its rule", e.check_expert_set(session, training, analysis)),
         link("targets: belong to the analysed samples and match their digest", tr.check_targets(session, training)),
         link("steps: each saw exactly its analysis batch", tr.check_steps(session, training, analysis)),
         link("epochs: each visits every batch once", tr.check_epochs(session, training, analysis)),

@@ -147,7 +147,7 @@ def _stability(
         )
     else:
         choose = choice_by_rule(SelectionRule("top_k", k=k, direction="both"), material.sites)
-        words = f"the {k} experts with the largest |risk_diff|"
+        words = f"the {k} experts with the largest |risk_diff|" if k > 1 else "the expert with the largest |risk_diff|"
     nothing = np.full(samples.shape, np.nan)
     if intervals.n_units < FEWEST_UNITS:
         reason = f"One label has only {intervals.n_units} units: too few to draw anew (at least {FEWEST_UNITS})."
