@@ -1,7 +1,7 @@
 """The child process: `python -m worker.engine STAGE ARGS`. Does one stage, answers, ends.
 
-Stages: scan · measure ANALYSIS FIRST STOP JOB · training TRAINING JOB · statistics STATISTICS JOB. A stage loads torch
-if it needs it. Started by worker/child.py only.
+Stages: scan · measure ANALYSIS FIRST STOP JOB · training TRAINING JOB · statistics STATISTICS JOB ·
+comparison COMPARISON JOB. A stage loads torch if it needs it. Started by worker/child.py only.
 """
 
 import sys
@@ -29,6 +29,10 @@ def run_stage(stage: str, args: list[str]) -> object:
         from worker.statistics import run_statistics
 
         return run_statistics(args[0], args[1])
+    if stage == "comparison":
+        from worker.comparing import run_comparison
+
+        return run_comparison(args[0], args[1])
     raise ValueError(f"unknown stage {stage!r}")
 
 

@@ -14,6 +14,7 @@ from backend import errors
 from backend.api import (
     analyses,
     batches,
+    comparisons,
     datasets,
     docs,
     evaluations,
@@ -58,6 +59,7 @@ _NOUNS = (
     experts,
     expert_imports,
     risk_tables,
+    comparisons,
     trainings,
     evaluations,
     jobs,

@@ -25,6 +25,7 @@ WORKFLOWS = {
     "training": (RUN_STAGE, QUEUE_GPU),
     "statistics": (RUN_STAGE, QUEUE_CPU),
     "evaluation": (RUN_STAGE, QUEUE_GPU),
+    "comparison": (RUN_STAGE, QUEUE_CPU),
     "scan": (RUN_SCAN, QUEUE_CONTROL),
 }
 """Kind of job -> (workflow, queue). Every workflow takes (job_id, subject_id)."""

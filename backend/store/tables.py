@@ -329,7 +329,8 @@ class Comparison(Run):
     pool: Mapped[str] = mapped_column(String(10))
     params: Mapped[dict[str, Any]]
     result: Mapped[dict[str, Any]]  # overlap, correlations, drift per layer; the intervals' figures once they are there
-    matrices: Mapped[NDArray[Any]]  # [risk_diff of a, of b, then low, high of the difference; site, expert], float32
+    # float32 [risk_diff of a, of b, then low, high of the difference; site, expert]
+    matrices: Mapped[NDArray[Any]] = mapped_column(deferred=True)
     has_intervals: Mapped[bool] = mapped_column(default=False)
 
 
@@ -478,5 +479,6 @@ RUNS: dict[str, type[Run]] = {
     "training": Training,
     "statistics": Statistics,
     "evaluation": Evaluation,
+    "comparison": Comparison,
 }
 """Kind of job -> what it works on. A kind is also the noun for one such thing."""

@@ -84,6 +84,7 @@ def measure(
     non_finite: tuple[int, ...] = (),
     finish: bool = True,
     tokenizer: str = TOKENIZER,
+    seed: int = 0,
 ) -> BatchPlan:
     """Store batches of an analysis as a worker would, and finish it."""
     with writing(engine) as session:
@@ -95,7 +96,7 @@ def measure(
     for batch in plan.batches:
         if only is not None and batch.batch_idx not in only:
             continue
-        rng = np.random.default_rng(batch.batch_idx)
+        rng = np.random.default_rng(batch.batch_idx + 1000 * seed)
         ids = [rng.integers(3, 500, rng.integers(4, 12), dtype=np.int32) for _ in batch.samples]
         samples = tuple(
             MeasuredSample(
@@ -120,6 +121,17 @@ def measure(
         with writing(engine) as session:
             writes.finish(session, t.Analysis, analysis_id, "succeeded")
     return plan
+
+
+def draw(engine: Engine, comparison_id: str) -> None:
+    """Compute the intervals of a comparison as a worker would, and finish it."""
+    from worker.comparing import compute
+
+    with writing(engine) as session:
+        writes.start(session, t.Comparison, comparison_id)
+    compute(engine, comparison_id, "job")
+    with writing(engine) as session:
+        writes.finish(session, t.Comparison, comparison_id, "succeeded")
 
 
 def train(engine: Engine, training_id: str, plan: BatchPlan, *, steps: int | None = None) -> None:

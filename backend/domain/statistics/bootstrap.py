@@ -77,15 +77,19 @@ def bootstrap_intervals(
 def _critical(units: Units, counts: NDArray[np.float32], level: float, progress: Progress | None) -> Vector:
     """Return the quantile of the studentised |movement| of every cell; NaN where it is not finite."""
     critical = np.full(len(units.scale), np.nan)
-    rank = min(math.ceil(level * (len(counts) + 1)), len(counts)) - 1
     for cells in cell_slices(len(critical)):
-        shift, error = moved(units, counts, cells)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.abs(shift / error)  # 0 / 0: a resample that is like the whole and does not vary
-        np.copyto(t, 0, where=np.isnan(t))
-        t.partition(rank, axis=0)
-        usable = np.isfinite(t[rank]) & (units.scale[cells] > 0)
-        critical[cells] = np.where(usable, t[rank], np.nan)
+        own = critical_t(*moved(units, counts, cells), level)
+        critical[cells] = np.where(units.scale[cells] > 0, own, np.nan)
         if progress:
             progress(min(cells.stop, len(critical)), len(critical))
     return critical
+
+
+def critical_t(shift: NDArray[np.float32], error: NDArray[np.float32], level: float) -> Vector:
+    """Return the quantile of |shift / error| over the resamples; NaN where it is not finite. Both: [resample, cell]."""
+    rank = min(math.ceil(level * (len(shift) + 1)), len(shift)) - 1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = np.abs(shift / error)  # 0 / 0: a resample that is like the whole and does not vary
+    np.copyto(t, 0, where=np.isnan(t))
+    t.partition(rank, axis=0)
+    return np.where(np.isfinite(t[rank]), t[rank], np.nan).astype(np.float64)

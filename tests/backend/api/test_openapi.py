@@ -32,6 +32,10 @@ def test_every_example_works_when_pasted(api: Api, engine, document: dict):
     for example in examples(document, "/api/v1/analyses/{analysis_id}/statistics"):
         api.post(f"/analyses/{created['id']}/statistics", 202, json=example)
         tried += 1
+    for example in examples(document, "/api/v1/comparisons"):
+        sides = {"analysis_a": created["id"], "analysis_b": created["id"]}
+        api.post("/comparisons", 202 if example.get("intervals") else 201, json=example | sides)
+        tried += 1
     for example in examples(document, "/api/v1/trainings"):
         ids = {"analysis_id": created["id"]} | ({"expert_set_id": experts["id"]} if "expert_set_id" in example else {})
         training = api.post("/trainings", 202, json=example | ids)
