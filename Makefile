@@ -101,7 +101,7 @@ gpu-check: $(VENV)/.dev ## the capture figures on a GPU, into the same tables; s
 screenshots: $(VENV)/.dev ## run the demonstration and take the README's pictures from it (needs chromium)
 	@$(BIN)/python docs/make_screenshots.py
 
-real-input: $(VENV)/.dev ## the whole path on Do-Not-Answer and TruthfulQA; writes docs/real-input.md
+real-input: $(VENV)/.dev ## the whole path on Do-Not-Answer and TruthfulQA; writes docs/real-input.md, report-example.*
 	@$(BIN)/python -m docs.record_real_input
 
 clean: ## remove the environments and the caches (never the data folder)

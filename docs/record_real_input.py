@@ -1,7 +1,7 @@
-"""Runs the whole path on published prompts and writes docs/real-input.md: `make real-input`.
+"""Runs the whole path on published prompts and writes docs/real-input.md and the example report: `make real-input`.
 
 Do-Not-Answer (unsafe) against TruthfulQA (safe), uploaded over REST, measured with the demonstration model, trained for
-one epoch, verified. The prompts come out of pinned PyPI wheels (tests/realdata.py). Every figure on the page is from
+one epoch, verified, and reported (docs/report-example.html and .md). The prompts come out of pinned PyPI wheels (tests/realdata.py). Every figure on the page is from
 this run. Home folder: .cache/real-input, so that the demonstration model is built once.
 """
 
@@ -13,6 +13,7 @@ import platform
 import sys
 import time
 from contextlib import ExitStack
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from tests import realdata
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "real-input.md"
+REPORTS = {form: ROOT / "docs" / f"report-example.{form}" for form in ("html", "md")}
 TOP_K = 8
 
 TEMPLATE = """\
@@ -55,6 +57,14 @@ at {max_length} tokens, {n_non_finite} batches had non-finite router output.
 
 Largest |risk_diff| over all batches: **{max_abs:.4f}** (pool mean, prompt tokens), at layer {layer}, expert {expert}. The analysis took {analysis_seconds:.0f} s,
 the training of the {k} most unsafe experts {training_seconds:.0f} s; loss on answer tokens {first_loss:.3f} in the first step, {last_loss:.3f} in the last.
+
+**Statistics.** {reason} {n_permutations} random arrangements, smallest attainable p {smallest_p:.4f}.
+{n_significant} of {n_tested} experts are significant with all of them as one family (max-T, p ≤ {alpha}): {n_significant_unsafe} fire more on unsafe,
+{n_significant_safe} more on safe prompts. On held-out prompts the labels are told apart with an AUC of {routing} by routing, {length} by prompt
+length alone and {tokens} by the bag of token ids alone (95 % intervals). The statistics took {statistics_seconds:.0f} s.
+
+The whole report, as `routeprint export ID --report` writes it: [Markdown](report-example.md), [HTML](report-example.html)
+(download and open it; it loads nothing).
 
 `verify`, which recomputes the chain from the stored rows:
 
@@ -94,6 +104,8 @@ def run(api: Client, since: str) -> dict[str, Any]:
     with bar("training: steps = batches") as advance:
         training = api.wait(f"trainings/{api.post('trainings', body)['id']}", advance)
     training_seconds = time.monotonic() - started
+    with bar("statistics: thousandths") as advance:
+        statistics = api.wait(f"statistics/{api.get(path)['statistics'][0]['id']}", advance)
     batches = list(api.items(f"{path}/batches"))
     return {
         "device": ", ".join(worker["device"] for worker in api.get("system")["workers"] if worker["alive"]),
@@ -101,14 +113,35 @@ def run(api: Client, since: str) -> dict[str, Any]:
         "model": model,
         "analysis": analysis,
         "training": training,
+        "statistics": statistics,
         "steps": list(api.items(f"trainings/{training['id']}/steps", fields="summary")),
         "risk": api.get(f"{path}/risk-diff"),
         "strongest": api.get(f"{path}/experts", sort="abs", limit=1)["items"][0],
         "n_samples_measured": sum(b["n_safe"] + b["n_unsafe"] for b in batches if b["status"] != "planned"),
         "n_truncated": sum(b["n_truncated"] or 0 for b in batches),
+        "statistics_seconds": seconds(statistics),
         "chain": api.post(f"trainings/{training['id']}/verify", timeout=600.0),
         "analysis_seconds": analysis_seconds,
         "training_seconds": training_seconds,
+    }
+
+
+def seconds(run: dict[str, Any]) -> float:
+    """Return how long a run took by its own clock."""
+    started, finished = (datetime.fromisoformat(run[name]) for name in ("started_at", "finished_at"))
+    return (finished - started).total_seconds()
+
+
+def statistics_figures(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what the page says of the statistics."""
+    summary, params = found["statistics"]["summary"], found["statistics"]["params"]
+    names = ("n_tested", "n_significant", "n_significant_unsafe", "n_significant_safe", "smallest_p", "alpha")
+    areas = {name: summary["baselines"][name] for name in ("routing", "length", "tokens")}
+    return {
+        **{name: summary[name] for name in names},
+        "reason": summary["design"]["reason"],
+        "n_permutations": params["n_permutations"],
+        **{name: f"{area['auc']:.3f} [{area['low']:.3f}, {area['high']:.3f}]" for name, area in areas.items()},
     }
 
 
@@ -137,6 +170,8 @@ def page(found: dict[str, Any]) -> str:
         k=TOP_K,
         first_loss=steps[0]["loss"],
         last_loss=steps[-1]["loss"],
+        statistics_seconds=found["statistics_seconds"],
+        **statistics_figures(found),
         links="\n".join(
             f"| {link['name']} | {'yes' if link['ok'] else 'NO'} | {link['checked']} |"
             for link in found["chain"]["links"]
@@ -153,8 +188,10 @@ def main() -> None:
     since = utcnow()
     with services_up(settings, token, say), Client(local_api_url(settings), token) as api:
         found = run(api, since)
+        for form, path in REPORTS.items():
+            api.download(f"analyses/{found['analysis']['id']}/report", path, format=form)
     PAGE.write_text(page(found), encoding="utf-8")
-    say(f"docs/{PAGE.name}")
+    say(", ".join(f"docs/{path.name}" for path in (PAGE, *REPORTS.values())))
     plan, training = found["analysis"]["plan"], found["training"]
     whole = found["analysis"]["n_measured"] == plan["n_batches"] == training["n_recorded"] == training["n_verified"]
     sys.exit(not (whole and found["chain"]["ok"]))

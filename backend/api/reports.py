@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from backend.api.edge import PROBLEMS, Here, PathId
 from backend.api.formats import IfNoneMatch, etag, unchanged
-from backend.api.schemas.common import PoolWord, ScopeWord
+from backend.api.schemas.common import Clean, PoolWord, ScopeWord
 from backend.domain.report.as_html import POLICY
 from backend.domain.report.compose import ReportFormat, report
 from backend.domain.vocabulary import Pool, Scope
@@ -32,6 +32,9 @@ def get_report(
     ] = "html",
     scope: ScopeWord = "prompt",
     pool: PoolWord = "mean",
+    statistics_id: Annotated[
+        str | None, Query(max_length=100, description="Of this scope and pool; left out, the newest finished."), Clean
+    ] = None,
     examples: Annotated[bool, Query(description="Show five prompts of each label; else no prompt is shown.")] = False,
     verify: Annotated[bool, Query(description="Check the whole chain and report every link; takes a while.")] = True,
     if_none_match: IfNoneMatch = None,
@@ -45,7 +48,15 @@ def get_report(
     with here.reading() as session:
         analysis = runs.get(session, t.Analysis, analysis_id)
         analyses.check_scope(analysis, scope)
-        facts = reports.gather(session, analysis, Scope(scope), Pool(pool), with_examples=examples, verify=verify)
+        facts = reports.gather(
+            session,
+            analysis,
+            Scope(scope),
+            Pool(pool),
+            statistics_id=statistics_id,
+            with_examples=examples,
+            verify=verify,
+        )
     content = report(facts, format)
     tag = etag(content)
     if (same := unchanged(tag, if_none_match)) is not None:

@@ -23,7 +23,7 @@ from backend.domain.report.facts import (
 )
 from backend.domain.statistics.context import Load, load
 from backend.domain.vocabulary import LABELS, Label, Pool, Scope
-from backend.store import datasets, plans, risks
+from backend.store import datasets, plans, risks, statistics
 from backend.store import tables as t
 from backend.store.verify import verify_analysis
 
@@ -31,12 +31,22 @@ _EXAMPLES = 5  # of each label
 
 
 def gather(
-    session: Session, analysis: t.Analysis, scope: Scope, pool: Pool, *, with_examples: bool, verify: bool
+    session: Session,
+    analysis: t.Analysis,
+    scope: Scope,
+    pool: Pool,
+    *,
+    statistics_id: str | None,
+    with_examples: bool,
+    verify: bool,
 ) -> Facts:
-    """Return everything that a report of one scope and pool says. verify: check the whole chain on the way."""
+    """Return everything that a report of one scope and pool says.
+
+    statistics_id: None takes the newest that are finished. verify: check the whole chain on the way.
+    """
     view = risks.over_all(session, analysis, scope, pool)
     values, floors = _by_batch(session, analysis, scope)
-    found, waiting = _statistics(session, analysis, scope, pool)
+    found, waiting = _statistics(session, analysis, scope, pool, statistics_id)
     return Facts(
         version=version("routeprint"),
         scope=scope,
@@ -141,9 +151,20 @@ def _load(view: risks.RiskView) -> Load | None:
         return None
 
 
-def _statistics(session: Session, analysis: t.Analysis, scope: str, pool: str) -> tuple[StatisticsFacts | None, str]:
-    """Return the newest finished statistics; without any, how far those are that were asked for."""
-    return None, ""
+def _statistics(
+    session: Session, analysis: t.Analysis, scope: str, pool: str, wanted: str | None
+) -> tuple[StatisticsFacts | None, str]:
+    """Return the finished statistics; without any, how far those are that were asked for ("": none were)."""
+    if wanted is None:
+        stored = statistics.newest(session, analysis.id, scope, pool)
+    else:
+        stored = statistics.finished(session, analysis, scope, pool, wanted)
+    if stored is None:
+        heads = statistics.heads(session, [analysis.id])[analysis.id]
+        return None, next((head["status"] for head in heads if (head["scope"], head["pool"]) == (scope, pool)), "")
+    names = ("id", "params", "summary", "input_digest", "sha256", "finished_at", "environment")
+    own = {name: getattr(stored, name) for name in names}
+    return StatisticsFacts(**own, figures=statistics.figures_of(stored)), ""
 
 
 def _examples(session: Session, analysis: t.Analysis) -> tuple[Example, ...]:

@@ -138,4 +138,5 @@ def _table(table: Table) -> Tree.Element:
 
 def _figure(figure: Heatmap | Strip, drawing: Tree.Element) -> Tree.Element:
     caption = element("figcaption", {}, element("strong", {}, f"{figure.title}. "), *_inline(figure.caption))
-    return element("figure", {"id": figure.key}, drawing, caption)
+    plot = element("div", {"class": "plot", "tabindex": "0", "role": "region", "aria-label": figure.title}, drawing)
+    return element("figure", {"id": figure.key}, plot, caption)

@@ -6,7 +6,7 @@ import numpy as np
 
 from backend.domain.report.document import Heatmap, Strip, plain
 from backend.domain.report.png import data_uri, png
-from backend.domain.report.raster import LEVELS, cells, columns_of, css, every, largest_of, palette
+from backend.domain.report.raster import LEVELS, cell_size, cells, columns_of, css, every, largest_of, palette
 from backend.domain.report.words import decimals_for, number, signed
 
 WIDTH = 900.0
@@ -44,7 +44,8 @@ def heatmap(heat: Heatmap) -> Tree.Element:
     rows, experts = heat.values.shape
     left, right, above, below = 12.0 + 8 * max(len(name) for name in heat.rows) + 22, 96.0, 6.0, 46.0
     wide = WIDTH - left - right
-    row_height = min(max(wide / experts * 0.62, 560 / rows if rows > 40 else 14), 30)
+    width, height = cell_size(heat)
+    row_height = wide / experts * height / width  # the picture keeps its shape, and dots stay round
     tall = rows * row_height
     inside = [
         *_cells(heat, left, above, wide, tall),

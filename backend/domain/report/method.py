@@ -1,6 +1,6 @@
 """The method section: prompts, batches, model, measure and statistics, so that a reader could do it again."""
 
-from backend.domain.report.document import Code, Column, Listing, Paragraph, Run, Section, Table, Text, text
+from backend.domain.report.document import Code, Column, Listing, Paragraph, Run, Section, Strong, Table, Text, text
 from backend.domain.report.facts import Facts, StatisticsFacts
 from backend.domain.report.words import NOTHING, count, listed, number, p_value, percent, plural, shown
 from backend.domain.vocabulary import LABELS, Label
@@ -180,7 +180,7 @@ def _test_words(statistics: StatisticsFacts) -> Text:
     summary, params = statistics.summary, statistics.params
     design = summary["design"]
     if not statistics.testable:
-        return text(f"Tests. {shown(design['reason'])} No p-value is given.")
+        return text(Strong("Tests. "), f"{shown(design['reason'])} No p-value is given.")
     how = (
         f"all {count(summary['n_arrangements'])} possible arrangements were tried"
         if summary["exact"]
@@ -188,46 +188,50 @@ def _test_words(statistics: StatisticsFacts) -> Text:
     )
     strata = f" Labels were never exchanged across the values of {params['strata']}." if params.get("strata") else ""
     return text(
-        f"Tests. A permutation test with the {design['unit_name']} as its unit ({count(design['n_units'])} units: "
+        Strong("Tests. "),
+        f"A permutation test with the {design['unit_name']} as its unit ({count(design['n_units'])} units: "
         f"{count(design['n_units_safe'])} safe only, {count(design['n_units_unsafe'])} unsafe only, "
         f"{count(design['n_units_both'])} with both labels). {shown(design['reason'])}{strata} "
         f"{how[0].upper()}{how[1:]}. The family is all {count(summary['n_tested'])} experts whose rate varies: p_max_t "
         "is the studentised max-T p-value (Westfall and Young 1993), which holds for all of them together; q is "
         "Benjamini and Hochberg's (1995), beside it. An expert is called significant at p_max_t ≤ α = "
         f"{summary['alpha']:g}. The smallest p-value that could have come out is {p_value(summary['smallest_p'])}. "
-        "Tokens of one prompt are not independent, so no test here counts tokens."
+        "Tokens of one prompt are not independent, so no test here counts tokens.",
     )
 
 
 def _interval_words(statistics: StatisticsFacts) -> Text:
     found = statistics.summary["intervals"]
     if found["reason"]:
-        return text(f"Intervals. None: {shown(found['reason'])}")
+        return text(Strong("Intervals. "), f"None: {shown(found['reason'])}")
     return text(
-        f"Intervals. {percent(found['level'], 0)} intervals of risk_diff by a studentised cluster bootstrap over "
+        Strong("Intervals. "),
+        f"{percent(found['level'], 0)} intervals of risk_diff by a studentised cluster bootstrap over "
         f"{found['unit_name']}s ({count(found['n_resamples'])} resamples, symmetric; Hall 1988). Each is for its own "
-        "expert and says nothing about all of them together."
+        "expert and says nothing about all of them together.",
     )
 
 
 def _stability_words(statistics: StatisticsFacts) -> Text:
     found = statistics.summary["stability"]
     if found["reason"]:
-        return text(f"Stability. Not computed: {shown(found['reason'])}")
+        return text(Strong("Stability. "), f"Not computed: {shown(found['reason'])}")
     return text(
-        f"Stability. The choice that is judged: {shown(found['rule'])}. Its selection frequency is the share of "
+        Strong("Stability. "),
+        f"The choice that is judged: {shown(found['rule'])}. Its selection frequency is the share of "
         f"{count(found['n_resamples'])} bootstrap resamples that choose an expert; in {count(found['n_splits'])} "
-        "random split halves, what one half chooses is measured in the other."
+        "random split halves, what one half chooses is measured in the other.",
     )
 
 
 def _baseline_words(statistics: StatisticsFacts) -> Text:
     found = statistics.summary["baselines"]
     if found["reason"]:
-        return text(f"Baselines. Not computed: {shown(found['reason'])}")
+        return text(Strong("Baselines. "), f"Not computed: {shown(found['reason'])}")
     return text(
-        f"Baselines. Ridge regression tells the labels apart from the routing rates, from prompt length alone and from "
+        Strong("Baselines. "),
+        f"Ridge regression tells the labels apart from the routing rates, from prompt length alone and from "
         f"the bag of token ids alone, on the same {plural(found['n_used'], 'prompt')} in {count(found['n_folds'])} "
         "folds that keep groups whole; AUC counts held-out pairs of an unsafe and a safe prompt, its interval "
-        "resamples units."
+        "resamples units.",
     )

@@ -56,7 +56,7 @@ def css(level: int, *, dark: bool = False) -> str:
 def cell_size(heat: Heatmap) -> tuple[int, int]:
     """Return width and height of one cell in pixels."""
     rows, experts = heat.values.shape
-    return min(max(1120 // experts, 5), 44), min(max(640 // rows, 8), 30)
+    return max(1120 // experts, 5), min(max(900 // rows, 8), 44)
 
 
 def levels(heat: Heatmap) -> Pixels:
@@ -116,7 +116,7 @@ def whole_heatmap(heat: Heatmap) -> Pixels:
 def whole_strip(strip: Strip) -> Pixels:
     """Return the picture of a strip: grey up to the noise floor, a dot at the value."""
     values, floors, _ = columns_of(strip)
-    width, height, left, above = min(max(900 // len(values), 2), 14), 200, 90, 12
+    width, height, left, above = min(max(900 // len(values), 2), 60), 200, 90, 12
     top = largest_of(strip)
     picture = np.full((above + height + 16, left + len(values) * width + 12), PAPER, dtype=np.uint8)
     for place, (value, floor) in enumerate(zip(values.tolist(), floors.tolist(), strict=True)):
@@ -125,7 +125,9 @@ def whole_strip(strip: Strip) -> Pixels:
             picture[y - round(floor / top * height) : y, x : x + width] = GREY
         if not np.isnan(value):
             at = max(y - round(value / top * height), above + 1)
-            picture[at - 1 : at + 2, x + width // 2 - 1 : x + width // 2 + 2] = INK
+            half = 1 if width < 8 else 3
+            middle = x + width // 2
+            picture[max(at - half, 0) : at + half + 1, middle - half : middle + half + 1] = INK
     picture[above + height, left:] = INK
     write(picture, number(top, decimals_for(top)), above + 8, left - 8, end=True)
     write(picture, "0", above + height - 4, left - 8, end=True)
@@ -148,7 +150,7 @@ def largest_of(strip: Strip) -> float:
 
 def round_up(value: float) -> float:
     """Return the next round number at or above a value, so that scales end on readable ticks; 1 for nothing."""
-    if not value > 0:
+    if not value > 1e-12:  # rates are no finer
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))
     return float(next(s for s in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if s * power >= value * (1 - 1e-9)) * power)

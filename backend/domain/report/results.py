@@ -47,7 +47,10 @@ def results(facts: Facts) -> Section:
 def _heatmap(facts: Facts) -> Heatmap:
     largest = round_up(facts.largest)
     marked = facts.significant & facts.exists
-    marks = f" A dot marks {plural(int(marked.sum()), 'significant expert')}." if facts.statistics else ""
+    n = int(marked.sum())
+    marks = (
+        f" {'A dot marks the one' if n == 1 else f'Dots mark the {count(n)}'} significant at p_max_t ≤ α." if n else ""
+    )
     absent = "" if facts.exists.all() else " Grey cells without a value: the layer has no such expert."
     caption = (
         f"One row per MoE layer ({facts.site_names()[0]} on top), one column per expert. Red fires more on unsafe "
@@ -66,12 +69,17 @@ def _how_many(facts: Facts) -> Paragraph:
         return Paragraph(text(Strong("No expert can be called significant."), f" {shown(summary['design']['reason'])}"))
     return Paragraph(
         text(
-            Strong(f"{plural(summary['n_significant'], 'expert')} of {count(summary['n_tested'])} tested"),
-            f" are significant at p_max_t ≤ {summary['alpha']:g} ({count(summary['n_significant_unsafe'])} fire more "
-            f"on unsafe, {count(summary['n_significant_safe'])} more on safe prompts); {count(summary['n_q05'])} have "
-            f"q ≤ 0.05. The critical |t| is {number(summary['critical_t'], 2)}.",
+            Strong(f"{_of_experts(summary['n_significant'])} of {count(summary['n_tested'])} tested"),
+            f" {'is' if summary['n_significant'] <= 1 else 'are'} significant at p_max_t ≤ {summary['alpha']:g} "
+            f"({count(summary['n_significant_unsafe'])} fire more on unsafe, {count(summary['n_significant_safe'])} "
+            f"more on safe prompts); {count(summary['n_q05'])} have q ≤ 0.05. The critical |t| is "
+            f"{number(summary['critical_t'], 2)}.",
         )
     )
+
+
+def _of_experts(n: int) -> str:
+    return plural(n, "expert") if n else "No expert"
 
 
 def strongest(facts: Facts) -> list[tuple[int, int]]:
