@@ -93,7 +93,7 @@ def moved(units: Units, counts: NDArray[np.float32], cells: slice) -> tuple[NDAr
     for kind in np.unique(units.kind):
         members = np.flatnonzero(units.kind == kind)
         own, drawn = units.influence[members, cells], counts[:, members]
-        size = drawn.sum(axis=1)[:, None]
+        size = np.maximum(drawn.sum(axis=1)[:, None], 1)  # none drawn: a half may lack the only one of its kind
         larger = np.float32(len(members)) / size  # what a unit weighs in the resample, to what it weighs in the whole
         sums = drawn @ own
         shift += sums * larger
