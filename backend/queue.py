@@ -13,7 +13,7 @@ from pathlib import Path
 from dbos import DBOS, DBOSClient
 from sqlalchemy import Engine, make_url
 
-from backend.domain.jobs import APP_VERSION, PRIORITY, WORKFLOWS
+from backend.domain.jobs import APP_VERSION, PRIORITY, WORKFLOWS, queue_for
 from backend.store import jobs, writes
 from backend.store.engine import reading, writing
 
@@ -40,13 +40,12 @@ class JobQueue:
         DBOS.migrate(url)
         self._client = DBOSClient(system_database_url=url)
 
-    def submit(self, job_id: str, kind: str, subject_id: str) -> None:
-        """Queue a job. Doing it twice queues it once."""
-        workflow, queue = WORKFLOWS[kind]
+    def submit(self, job_id: str, kind: str, subject_id: str, engine: str | None = None) -> None:
+        """Queue a job where workers have its engine (None: any will do). Doing it twice queues it once."""
         self._client.enqueue(
             {
-                "workflow_name": workflow,
-                "queue_name": queue,
+                "workflow_name": WORKFLOWS[kind][0],
+                "queue_name": queue_for(kind, engine),
                 "workflow_id": job_id,
                 "app_version": APP_VERSION,
                 "priority": PRIORITY,
@@ -75,14 +74,16 @@ class JobQueue:
 def sweep(engine: Engine, queue: JobQueue, older_than_seconds: float = SWEEP_AFTER_SECONDS) -> list[str]:
     """Queue the jobs that the queue has never heard of, and fail those it gave up; return the ids of the former."""
     with reading(engine) as session:
-        active = [(job.id, job.kind, job.subject_id) for job in jobs.active(session, older_than_seconds)]
-    states = queue.states(id_ for id_, _, _ in active)
+        found = jobs.active(session, older_than_seconds)
+        subjects = jobs.subjects_of(session, found)
+        active = [(j.id, j.kind, j.subject_id, jobs.engine_of(subjects.get(j.subject_id))) for j in found]
+    states = queue.states(job[0] for job in active)
     lost = [job for job in active if job[0] not in states]
     for job in lost:
         queue.submit(*job)
         log.info("job %s was not in the queue; it is now", job[0])
     given_up = [(job, GONE[states[job[0]]]) for job in active if states.get(job[0]) in GONE]
-    for (id_, kind, subject_id), reason in given_up:
+    for (id_, kind, subject_id, _), reason in given_up:
         with writing(engine) as session:
             writes.finish_all(session, id_, kind, subject_id, "failed", reason)
-    return [id_ for id_, _, _ in lost]
+    return [job[0] for job in lost]

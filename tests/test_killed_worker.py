@@ -16,6 +16,10 @@ TABLES = {
     "batch_samples": "batch_idx, in_batch_idx, row_id, label, prompt_digest, token_ids, tokens, truncated, non_finite",
     "batch_routing": "batch_idx, scope, tokens, counts, weights, max_abs_risk_diff, noise_floor",
     "analysis_aggregates": "scope, n_batches, samples, tokens, counts, rate_sums",
+    "contexts": "scope, next_batch, params, result",
+    "context_sites": "site, length(pairs), pairs",
+    "context_tokens": "ids, occurrences, texts",
+    "context_experts": "site, expert, hits, shares",
     "training_examples": "batch_idx, in_batch_idx, row_id, target, prompt_digest, answer, answer_ids, cut",
     "training_steps": "step, epoch, batch_idx, batch_id, verified, loss, loss_safe, loss_unsafe, grad_norm, samples",
 }
@@ -35,7 +39,7 @@ def outcome(live: Live, training: dict[str, Any]) -> dict[str, Any]:
 
 
 def run(home: Path, *, kill: bool) -> tuple[dict[str, Any], list[Any]]:
-    """Analyse and train; with `kill`, the worker dies in the middle of both and comes back."""
+    """Analyse, read in context and train; with `kill`, the worker dies in the middle of each and comes back."""
     save_tiny(home / "models" / "tiny" / "olmoe", "olmoe")
     with Live(home) as live:
         live.start_backend()
@@ -47,6 +51,14 @@ def run(home: Path, *, kill: bool) -> tuple[dict[str, Any], list[Any]]:
             again(live, f"/analyses/{analysis['id']}", 1)
         analysis = live.finished(f"/analyses/{analysis['id']}")
         assert analysis["status"] == "succeeded", analysis["error"]
+        context = live.post(f"/analyses/{analysis['id']}/context", experts=[[0, 1], [2, 7], [1, 3]])
+        if kill:
+            live.until(lambda: live.get(f"/context/{context['id']}")["stage"])
+            again(live, f"/context/{context['id']}", 0)
+        context = live.finished(f"/context/{context['id']}")
+        assert context["status"] == "succeeded", context["error"]
+        assert context["recounted"]["batches"] == 33
+        assert context["recounted"]["differing"] == 0
         chosen = live.post(f"/analyses/{analysis['id']}/expert-sets", name="top", method="top_k", k=4)
         wanted = {"analysis_id": analysis["id"], "expert_set_id": chosen["id"], "learning_rate": 1e-2, "epochs": 2}
         training = live.post("/trainings", **wanted, checkpoint_every=7, max_answer_length=16)
@@ -69,7 +81,7 @@ def again(live: Live, path: str, done: int) -> None:
     live.start("worker", "--name", "w0")
 
 
-def test_a_worker_killed_in_an_analysis_and_in_a_training_changes_nothing(tmp_path: Path) -> None:
+def test_a_worker_killed_in_an_analysis_a_context_run_and_a_training_changes_nothing(tmp_path: Path) -> None:
     undisturbed, links = run(tmp_path / "undisturbed", kill=False)
     killed, killed_links = run(tmp_path / "killed", kill=True)
     assert all(link["ok"] for link in links + killed_links), links + killed_links
@@ -77,3 +89,4 @@ def test_a_worker_killed_in_an_analysis_and_in_a_training_changes_nothing(tmp_pa
         assert killed[name] == rows, f"{name} differ"
     assert len(undisturbed["training_steps"]) == 66
     assert len(undisturbed["analysis_batches"]) == 33
+    assert len(undisturbed["context_sites"]) == len(undisturbed["context_experts"]) == 3

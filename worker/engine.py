@@ -1,7 +1,7 @@
 """The child process: `python -m worker.engine STAGE ARGS`. Does one stage, answers, ends.
 
 Stages: scan · measure ANALYSIS FIRST STOP JOB · training TRAINING JOB · statistics STATISTICS JOB ·
-comparison COMPARISON JOB. A stage loads torch if it needs it. Started by worker/child.py only.
+comparison COMPARISON JOB · context CONTEXT JOB. A stage loads torch if it needs it. Started by worker/child.py only.
 """
 
 import sys
@@ -33,6 +33,10 @@ def run_stage(stage: str, args: list[str]) -> object:
         from worker.comparing import run_comparison
 
         return run_comparison(args[0], args[1])
+    if stage == "context":
+        from worker.contexts import run_context
+
+        return run_context(args[0], args[1])
     raise ValueError(f"unknown stage {stage!r}")
 
 

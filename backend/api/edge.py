@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from backend.api.schemas.common import Clean, Problem
 from backend.queue import JobQueue
 from backend.settings import Settings
+from backend.store import jobs
 from backend.store import tables as t
 from backend.store.engine import reading, writing
 
@@ -67,7 +68,9 @@ class Edge:
     def submit(self, job: t.Job) -> None:
         """Hand a job whose row has landed to the queue. If the queue is out of reach, the sweep does it later."""
         try:
-            self.queue.submit(job.id, job.kind, job.subject_id)
+            with self.reading() as session:
+                engine = jobs.engine_of(jobs.subjects_of(session, [job]).get(job.subject_id))
+            self.queue.submit(job.id, job.kind, job.subject_id, engine)
         except Exception:
             log.exception("job %s could not be queued now; the sweep will try again", job.id)
 

@@ -32,6 +32,9 @@ from backend.store.paging import slice_page
 router = APIRouter(prefix="/analyses/{analysis_id}", tags=["risk"], responses=PROBLEMS)
 
 Batch = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="One batch instead of all of them.")]
+SiteName = Annotated[
+    str | None, Query(max_length=300, description="Which one, where a layer has two expert sites."), Clean
+]
 Precision = Literal["float64", "float32"]
 
 
@@ -143,15 +146,13 @@ def get_expert(
     expert: SmallIndex,
     scope: ScopeWord = "prompt",
     pool: PoolWord = "mean",
-    site: Annotated[
-        str | None, Query(max_length=300, description="Which one, where a layer has two expert sites."), Clean
-    ] = None,
+    site: SiteName = None,
 ) -> ExpertDetailOut:
     """Return one expert's figures, over all batches and batch by batch."""
     with here.reading() as session:
         analysis = runs.get(session, t.Analysis, analysis_id)
         analyses.check_scope(analysis, scope)
-        place = _find(risks.sites_of(analysis), layer, expert, site)
+        place = find_place(risks.sites_of(analysis), layer, expert, site)
         view = risks.over_all(session, analysis, scope, Pool(pool))
         history = risks.expert_over_batches(session, analysis, scope, Pool(pool), place, expert)
         stored = statistics.newest(session, analysis_id, scope, pool)
@@ -167,7 +168,8 @@ def _tested(stored: t.Statistics | None, place: int, expert: int) -> dict[str, f
     return {name: figures[name][place, expert].item() for name in TESTED}
 
 
-def _find(sites: tuple[Any, ...], layer: int, expert: int, name: str | None) -> int:
+def find_place(sites: tuple[Any, ...], layer: int, expert: int, name: str | None) -> int:
+    """Return which of the sites a layer is (the first, unless one is named). Raises NotFound, InvalidInput."""
     for place, site in enumerate(sites):
         if site.layer == layer and name in (None, site.site):
             if expert < site.n_experts:

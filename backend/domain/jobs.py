@@ -26,9 +26,17 @@ WORKFLOWS = {
     "statistics": (RUN_STAGE, QUEUE_CPU),
     "evaluation": (RUN_STAGE, QUEUE_GPU),
     "comparison": (RUN_STAGE, QUEUE_CPU),
+    "context": (RUN_STAGE, QUEUE_GPU),
     "scan": (RUN_SCAN, QUEUE_CONTROL),
 }
 """Kind of job -> (workflow, queue). Every workflow takes (job_id, subject_id)."""
+
+
+def queue_for(kind: str, engine: str | None = None) -> str:
+    """Return the queue of a job: what loads a model waits where workers have the engine that it needs (None: any)."""
+    queue = WORKFLOWS[kind][1]
+    return QUEUE_OF_ENGINE[engine] if engine is not None and queue == QUEUE_GPU else queue
+
 
 ACTIVE = ("queued", "running")
 FINISHED = ("succeeded", "failed", "cancelled")

@@ -58,6 +58,11 @@ def subjects_of(session: Session, jobs: Sequence[t.Job]) -> dict[str, t.Run]:
     return found
 
 
+def engine_of(subject: t.Run | None) -> str | None:
+    """Return the engine that a resource needs of its worker; None: any worker will do."""
+    return subject.engine if isinstance(subject, (t.Analysis, t.Context)) else None
+
+
 def active_scan(session: Session) -> t.Job | None:
     """Return a scan that is queued or running already."""
     query = select(t.Job).where(t.Job.kind == "scan", t.Job.status.in_(ACTIVE))
@@ -83,11 +88,11 @@ def is_alive(worker: t.Worker) -> bool:
 def waiting_for(job: t.Job, subject: t.Run | None, alive: Sequence[t.Worker]) -> str | None:
     """Say what a job lacks, in words; None if it only waits for its turn or does not wait at all.
 
-    A running analysis lacks something too where the workers with its engine have all gone.
+    Running work lacks something too where the workers with its engine have all gone.
     """
     if job.status not in ACTIVE:
         return None
-    needed = subject.engine if isinstance(subject, t.Analysis) else None
+    needed = engine_of(subject)
     if not alive:
         if job.status == "running":  # a worker that is taken for dead may come back or be taken over from
             return None

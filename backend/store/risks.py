@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from backend.domain.errors import NotFound, NoTokens
 from backend.domain.risk import BatchCounts, RiskSums, RiskTable, noise_floor
+from backend.domain.statistics.context import Load, load
 from backend.domain.vocabulary import LABELS, Label, Pool, Site
 from backend.store import tables as t
 from backend.store.caching import Recent
@@ -75,6 +76,33 @@ def over_all(session: Session, analysis: t.Analysis, scope: str, pool: Pool) -> 
         return RiskView(sites, None, 0, non_finite, NON_FINITE if non_finite else NOT_MEASURED)
     table, reason = _table(sums_from_row(row), pool)
     return RiskView(sites, table, row.n_batches, non_finite, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadView:
+    """How the tokens spread over the experts. counts: int64 [site, expert]. `load` is None where `reason` says why."""
+
+    sites: tuple[Site, ...]
+    load: Load | None
+    counts: NDArray[np.int64]
+    tokens: int
+    n_batches: int
+    reason: str | None
+
+
+def load_over_all(session: Session, analysis: t.Analysis, scope: str, label: str) -> LoadView:
+    """Return the load over every measured batch. label: safe, unsafe or all (both together)."""
+    sites = sites_of(analysis)
+    row = session.get(t.AnalysisAggregate, (analysis.id, scope))
+    if row is None or not row.n_batches:
+        return LoadView(sites, None, np.zeros(exists(sites).shape, np.int64), 0, 0, NOT_MEASURED)
+    sums = sums_from_row(row)
+    own = slice(None) if label == "all" else [LABELS.index(Label(label))]
+    counts, tokens = sums.counts[own].sum(axis=0), int(sums.tokens[own].sum())
+    try:
+        return LoadView(sites, load(counts, tokens, sites), counts, tokens, row.n_batches, None)
+    except NoTokens as error:
+        return LoadView(sites, None, counts, tokens, row.n_batches, str(error))
 
 
 def of_batch(

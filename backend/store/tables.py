@@ -416,6 +416,52 @@ class EvaluationOverrule(Base):
     at: Mapped[str] = mapped_column(String(40), default=utcnow)
 
 
+class Context(Run):
+    """One second pass over an analysis, which reads the routing token by token: experts in context."""
+
+    __tablename__ = "contexts"
+
+    analysis_id: Mapped[str] = mapped_column(ForeignKey("analyses.id"), index=True)
+    engine: Mapped[str] = mapped_column(String(20))  # the analysis': its queue depends on it
+    scope: Mapped[str] = mapped_column(String(10))
+    params: Mapped[dict[str, Any]]  # experts [[layer, expert], ...], top_tokens
+    next_batch: Mapped[int] = mapped_column(default=0)  # the sums below hold all batches before this one
+    result: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # recounted, dtype, samples, tokens
+
+
+class ContextSite(Base):
+    """Which experts of one MoE site were chosen for the same tokens."""
+
+    __tablename__ = "context_sites"
+
+    context_id: Mapped[str] = mapped_column(ForeignKey("contexts.id", ondelete="CASCADE"), primary_key=True)
+    site: Mapped[int] = mapped_column(primary_key=True)  # position among the analysis' sites
+    pairs: Mapped[NDArray[Any]]  # [label, a, b], a < b: tokens that were sent to both
+
+
+class ContextTokens(Base):
+    """The distinct counted tokens of a context run."""
+
+    __tablename__ = "context_tokens"
+
+    context_id: Mapped[str] = mapped_column(ForeignKey("contexts.id", ondelete="CASCADE"), primary_key=True)
+    ids: Mapped[NDArray[Any]]  # [id] ascending
+    occurrences: Mapped[NDArray[Any]]  # [label, id]
+    texts: Mapped[list[Any]]  # [id] as the tokenizer shows it; empty until the run has finished
+
+
+class ContextExpert(Base):
+    """What each distinct token did for one expert."""
+
+    __tablename__ = "context_experts"
+
+    context_id: Mapped[str] = mapped_column(ForeignKey("contexts.id", ondelete="CASCADE"), primary_key=True)
+    site: Mapped[int] = mapped_column(primary_key=True)
+    expert: Mapped[int] = mapped_column(primary_key=True)
+    hits: Mapped[NDArray[Any]]  # [label, id] occurrences sent to the expert
+    shares: Mapped[NDArray[Any]]  # [label, id] sum over prompts of hits / tokens, fixed point (risk.RATE_SCALE)
+
+
 class Job(Base):
     """One piece of queued work. id is the workflow id in the queue; the resource it serves is `subject_id`."""
 
@@ -480,5 +526,6 @@ RUNS: dict[str, type[Run]] = {
     "statistics": Statistics,
     "evaluation": Evaluation,
     "comparison": Comparison,
+    "context": Context,
 }
 """Kind of job -> what it works on. A kind is also the noun for one such thing."""

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Engine
 
+from backend.domain.context import RoutedTokens
 from backend.domain.evaluation.refusal import PHRASE_JUDGE, judge_by_phrases
 from backend.domain.measured import MeasuredBatch, MeasuredSample, ScopeRouting
 from backend.domain.plan import BatchPlan
 from backend.domain.provenance import prompt_digest, target_digest
-from backend.domain.vocabulary import Scope, Site
-from backend.store import evaluations, plans, writes
+from backend.domain.vocabulary import LABELS, Label, Scope, Site
+from backend.store import contexts, evaluations, plans, risks, writes
 from backend.store import tables as t
 from backend.store.engine import reading, writing
 from worker.statistics import compute
@@ -132,6 +133,49 @@ def draw(engine: Engine, comparison_id: str) -> None:
     compute(engine, comparison_id, "job")
     with writing(engine) as session:
         writes.finish(session, t.Comparison, comparison_id, "succeeded")
+
+
+def chosen_of(counts: np.ndarray, n: int) -> np.ndarray:
+    """Deal counts [expert] out to n tokens: [token, k], no token gets an expert twice (none has more than n)."""
+    return np.repeat(np.arange(len(counts)), counts).reshape(-1, n).T if n else np.zeros((0, 1), np.int64)
+
+
+def read_in_context(engine: Engine, context_id: str, *, windows: int | None = None, finish: bool = True) -> None:
+    """Store a context run as a worker would: a routing of single tokens that has the analysis' own counts."""
+    with writing(engine) as session:
+        writes.start(session, t.Context, context_id)
+        context = session.get_one(t.Context, context_id)
+        sites = risks.sites_of(session.get_one(t.Analysis, context.analysis_id))
+        pairs, tokens = contexts.load(session, context, sites)
+        plan = plans.load(session, context.analysis_id)
+        here = {"analysis_id": context.analysis_id}
+        bad = {b.batch_idx for b in session.query(t.AnalysisBatch).filter_by(**here, status="non_finite")}
+        routings = {r.batch_idx: r for r in session.query(t.BatchRouting).filter_by(**here, scope=context.scope)}
+        samples = session.query(t.BatchSample).filter_by(**here).order_by("batch_idx", "in_batch_idx").all()
+    for batch in [b for b in plan.batches[:windows] if b.batch_idx not in bad]:
+        own = [s for s in samples if s.batch_idx == batch.batch_idx]
+        counts = routings[batch.batch_idx].counts
+        n = [int(s.tokens) for s in own]
+        routed = RoutedTokens(
+            ids=np.concatenate([s.token_ids for s in own]).astype(np.int64),
+            sample=np.repeat(np.arange(len(own)), n),
+            labels=np.array([LABELS.index(Label(s.label)) for s in own], np.int8),
+            chosen=[
+                np.concatenate([chosen_of(counts[i, place], n[i]) for i in range(len(own))])
+                for place in range(len(sites))
+            ],
+        )
+        pairs.add(routed)
+        tokens.add(routed)
+    done = len(plan.batches[:windows])
+    n_bad = sum(idx < done for idx in bad)
+    recounted = {"batches": done - n_bad, "differing": 0, "counts": 9, "differing_counts": 0, "non_finite": n_bad}
+    result = {"recounted": recounted, "dtype": "float32"}
+    texts = [f"␣word{i}" for i in tokens.ids] if finish else []
+    with writing(engine) as session:
+        assert contexts.save(session, context_id, done, pairs, tokens, result, texts)
+        if finish:
+            writes.finish(session, t.Context, context_id, "succeeded")
 
 
 def train(engine: Engine, training_id: str, plan: BatchPlan, *, steps: int | None = None) -> None:

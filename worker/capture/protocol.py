@@ -1,6 +1,6 @@
 """What every capture engine is given and gives back, whatever runs the model underneath."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from backend.domain.errors import RouteprintError
 from backend.domain.measured import MeasuredBatch
 from backend.domain.prompts import Message
 from backend.domain.vocabulary import Label, Scope
+from worker.prompts import EncodedPrompt
 
 
 class RoutingUnreadable(RouteprintError):
@@ -20,7 +21,10 @@ class RoutingUnreadable(RouteprintError):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampleInput:
-    """One sample to measure. answer_ids: int32 [token] with its end token, for scope `response`; None: no answer."""
+    """One sample to measure. answer_ids: int32 [token] with its end token, for scope `response`; None: no answer.
+
+    fed: the prompt as it was fed before, to be fed again; None: what the messages become.
+    """
 
     in_batch_idx: int
     row_idx: int
@@ -28,6 +32,24 @@ class SampleInput:
     label: Label
     messages: tuple[Message, ...]
     answer_ids: NDArray[np.int32] | None = None
+    fed: EncodedPrompt | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenRouting:
+    """The routing of one row, token by token. place: of its sample in the window, batch after batch.
+
+    ids: int32 [token] as fed. scopes: {scope: bool [token]}, which of them count. chosen: per site, int [token, k].
+    """
+
+    place: int
+    ids: NDArray[np.int32]
+    scopes: Mapping[Scope, NDArray[np.bool_]]
+    chosen: Sequence[NDArray[np.integer]]
+
+
+Observer = Callable[[TokenRouting], None]
+"""Sees each row of a window once, in whatever order the engine runs them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +120,20 @@ class CaptureEngine(Protocol):
     def place(self) -> str:
         """The device the model runs on, in words."""
 
-    def measure(self, window: Sequence[BatchKey], inputs: Sequence[Sequence[SampleInput]]) -> list[MeasuredBatch]:
-        """Return one MeasuredBatch per batch. Raises RoutingUnreadable, InvalidInput."""
+    @property
+    def dtype(self) -> str:
+        """The number format that the model computes in: `float32`, `bfloat16`, ..."""
+
+    def measure(
+        self,
+        window: Sequence[BatchKey],
+        inputs: Sequence[Sequence[SampleInput]],
+        observe: Observer | None = None,
+    ) -> list[MeasuredBatch]:
+        """Return one MeasuredBatch per batch; show `observe` the routing of single tokens.
+
+        Raises RoutingUnreadable, InvalidInput.
+        """
 
     def answers(self, prompts: Sequence[NDArray[np.int32]], max_new_tokens: int) -> list[NDArray[np.int32]]:
         """Return the greedy answer to each unpadded prompt, its end token included where the model gave one."""

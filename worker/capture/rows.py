@@ -16,7 +16,7 @@ from backend.domain.prompts import Message
 from backend.domain.provenance import prompt_digest
 from backend.domain.vocabulary import LABELS, Scope, Site
 from worker.capture.padding import segments_of
-from worker.capture.protocol import BatchKey, RoutingUnreadable, SampleInput, Words
+from worker.capture.protocol import BatchKey, RoutingUnreadable, SampleInput, TokenRouting, Words
 from worker.capture.tap import N_COUNTED, Segment
 from worker.prompts import EncodedPrompt, encode_prompt
 
@@ -48,6 +48,13 @@ class Row:
     def last_is_own(self) -> bool:
         """Return whether the last prompt token counts in scope `prompt`."""
         return self.prompt.own is None or bool(self.prompt.own[-1])
+
+    def in_scope(self, scope: Scope) -> NDArray[np.bool_]:
+        """Return which tokens a scope counts: bool [token]."""
+        counted: NDArray[np.bool_] = self.segments == SEGMENT_OF[scope]
+        if scope is Scope.PROMPT:
+            counted[len(self.prompt.ids) - 1] = self.last_is_own
+        return counted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,6 +89,11 @@ def row_of(prompt: EncodedPrompt, sample: SampleInput, scopes: Sequence[Scope]) 
     if Scope.RESPONSE not in scopes or sample.answer_ids is None:
         return Row(prompt, prompt.ids)
     return Row(prompt, np.concatenate([prompt.ids, sample.answer_ids[:-1].astype(np.int32)]))
+
+
+def token_routing(place: int, row: Row, chosen: Sequence[NDArray[np.integer]], scopes: Sequence[Scope]) -> TokenRouting:
+    """Return what an observer sees of a row. chosen: per site, [token, k]."""
+    return TokenRouting(place, row.ids, {scope: row.in_scope(scope) for scope in scopes}, chosen)
 
 
 def check_sums(routed: Routed, sites: Sequence[Site]) -> None:

@@ -36,12 +36,14 @@ WEIGHT_SCALE = 2**12
 @dataclass(frozen=True, slots=True, eq=False)
 class Tapped:
     """One forward pass. counts: int32 [row, segment, site, expert]; weights: float32 likewise, or None where a site
-    gives none; finite: bool [row], False where a routing weight of one of its tokens was NaN or infinite.
+    gives none; finite: bool [row], False where a routing weight of one of its tokens was NaN or infinite. chosen: per
+    site, int32 [row, token, k], the indices themselves; empty unless they were to be kept.
     """
 
     counts: Tensor
     weights: Tensor | None
     finite: Tensor
+    chosen: tuple[Tensor, ...] = ()
 
 
 class RoutingTap:
@@ -68,21 +70,24 @@ class RoutingTap:
             handle.remove()
         self._handles = []
 
-    def run(self, forward: Callable[[], object], segments: Tensor, *, stop_early: bool = True) -> Tapped:
+    def run(
+        self, forward: Callable[[], object], segments: Tensor, *, stop_early: bool = True, keep_chosen: bool = False
+    ) -> Tapped:
         """Run a forward pass and return what its tokens reached. segments: [row, token], Segment values.
 
         stop_early: end the pass where the last site was read; nothing after it changes a count. Otherwise the pass
-        runs to its end, which also shows a site that is run twice.
+        runs to its end, which also shows a site that is run twice. keep_chosen: return each token's experts, too.
         """
-        with self.listening(segments, stop_early=stop_early) as current:
+        with self.listening(segments, stop_early=stop_early, keep_chosen=keep_chosen) as current:
             with suppress(_AllSitesRead):
                 forward()
             return current.result()
 
     @contextmanager
-    def listening(self, segments: Tensor, *, stop_early: bool = False) -> Iterator["_Pass"]:
+    def listening(self, segments: Tensor, *, stop_early: bool = False, keep_chosen: bool = False) -> Iterator["_Pass"]:
         """Count what runs inside the block; `.result()` checks that every site was seen exactly once."""
         self._pass = _Pass(self.sites, self.n_experts, segments, stop_early)
+        self._pass.chosen = {} if keep_chosen else None
         try:
             yield self._pass
         finally:
@@ -125,6 +130,7 @@ class _Pass:
         self.weights: Tensor | None = torch.zeros(shape, dtype=torch.int32, device=segments.device)
         self.finite = torch.ones_like(self.real)
         self.seen = [False] * len(sites)
+        self.chosen: dict[int, Tensor] | None = None
 
     @torch.no_grad()
     def add(self, i: int, index: Tensor, weights: Tensor | None) -> None:
@@ -147,6 +153,8 @@ class _Pass:
         bins = torch.where(known, self.base + index, self.nowhere).reshape(-1)
         self.counts[i].scatter_add_(0, bins, torch.ones_like(bins, dtype=torch.int32))
         self._add_weights(i, bins, index, weights)
+        if self.chosen is not None:
+            self.chosen[i] = index.int().view(self.n_rows, self.n_tokens, -1)
         if self.stop_early and all(self.seen):
             raise _AllSitesRead
 
@@ -168,7 +176,8 @@ class _Pass:
             raise RoutingUnreadable(f"The forward pass never reached the experts at {', '.join(missing)}.")
         broken = (~self.finite & self.real).view(self.n_rows, self.n_tokens).any(dim=1)
         weights = self._by_row(self.weights) / WEIGHT_SCALE if self.weights is not None else None
-        return Tapped(self._by_row(self.counts), weights, ~broken)
+        chosen = tuple(self.chosen[i] for i in range(len(self.sites))) if self.chosen is not None else ()
+        return Tapped(self._by_row(self.counts), weights, ~broken, chosen)
 
     def _by_row(self, bins: Tensor) -> Tensor:
         shape = (len(self.sites), self.n_rows, N_COUNTED, self.n_experts)

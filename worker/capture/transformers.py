@@ -17,8 +17,8 @@ from backend.domain.prompts import Message
 from backend.domain.vocabulary import Scope
 from worker.capture.generation import generate_answers
 from worker.capture.padding import group_by_length, pad_rows
-from worker.capture.protocol import BatchKey, EngineRequest, SampleInput, Words
-from worker.capture.rows import Routed, Row, as_batches, check_sums, encode_known, row_of
+from worker.capture.protocol import BatchKey, EngineRequest, Observer, SampleInput, Words
+from worker.capture.rows import Routed, Row, as_batches, check_sums, encode_known, row_of, token_routing
 from worker.capture.tap import N_COUNTED, RoutingTap, Tapped
 from worker.models import LoadedModel, load_model
 from worker.prompts import EncodedPrompt, pad_id
@@ -67,13 +67,24 @@ class TransformersEngine:
         """Return the device the model runs on, in words."""
         return str(self.loaded.device)
 
-    def measure(self, window: Sequence[BatchKey], inputs: Sequence[Sequence[SampleInput]]) -> list[MeasuredBatch]:
+    @property
+    def dtype(self) -> str:
+        """Return the number format that the model computes in."""
+        return str(self.loaded.model.dtype).removeprefix("torch.")
+
+    def measure(
+        self,
+        window: Sequence[BatchKey],
+        inputs: Sequence[Sequence[SampleInput]],
+        observe: Observer | None = None,
+    ) -> list[MeasuredBatch]:
         """Return one MeasuredBatch per batch of the window, samples in the order they were given.
 
         Raises InvalidInput for a prompt the template refuses, RoutingUnreadable where a count would not be exact.
         """
-        rows = [row_of(self.encode(sample.messages), sample, self.scopes) for batch in inputs for sample in batch]
-        routed = self._route(rows)
+        samples = [sample for batch in inputs for sample in batch]
+        rows = [row_of(s.fed or self.encode(s.messages), s, self.scopes) for s in samples]
+        routed = self._route(rows, observe)
         check_sums(routed, [site.spec for site in self.loaded.sites])
         return as_batches(window, inputs, rows, routed, self.loaded, self.scopes)
 
@@ -90,7 +101,7 @@ class TransformersEngine:
         return encode_known(self.loaded, vocabulary, messages, **self._encoding)
 
     @torch.no_grad()
-    def _route(self, rows: Sequence[Row]) -> Routed:
+    def _route(self, rows: Sequence[Row], observe: Observer | None = None) -> Routed:
         """Run all rows, grouped by length, and put what each received back in its place."""
         sites = self.loaded.sites
         shape = (len(rows), N_COUNTED, len(sites), max(site.spec.n_experts for site in sites))
@@ -100,7 +111,9 @@ class TransformersEngine:
         with RoutingTap(sites) as tap:
             self._check_sites(tap, rows)
             for group in group_by_length([len(row.ids) for row in rows], self.micro_batch_tokens):
-                tapped = self._forward(tap, [rows[i] for i in group])
+                tapped = self._forward(tap, [rows[i] for i in group], keep_chosen=observe is not None)
+                if observe is not None:
+                    self._show(observe, group, rows, tapped)
                 counts[group], finite[group] = tapped.counts.cpu().numpy(), tapped.finite.cpu().numpy()
                 if tapped.weights is None:
                     weights = None
@@ -108,7 +121,16 @@ class TransformersEngine:
                     weights[group] = tapped.weights.cpu().numpy()
         return Routed(np.stack([row.lengths for row in rows]), counts, weights, finite)
 
-    def _forward(self, tap: RoutingTap, rows: Sequence[Row], *, stop_early: bool = True) -> Tapped:
+    def _show(self, observe: Observer, group: Sequence[int], rows: Sequence[Row], tapped: Tapped) -> None:
+        """Padding stands on the right, so a row's tokens are the first ones."""
+        chosen = [site.cpu().numpy() for site in tapped.chosen]
+        for k, i in enumerate(group):
+            own = [site[k, : len(rows[i].ids)] for site in chosen]
+            observe(token_routing(i, rows[i], own, self.scopes))
+
+    def _forward(
+        self, tap: RoutingTap, rows: Sequence[Row], *, stop_early: bool = True, keep_chosen: bool = False
+    ) -> Tapped:
         """Padding stands on the right: a causal model cannot see it from any token that counts."""
         pad = pad_id(self.loaded.tokenizer)
         rectangle = pad_rows([r.ids for r in rows], [r.segments for r in rows], pad, self.loaded.device)
@@ -116,6 +138,7 @@ class TransformersEngine:
             lambda: self.loaded.model(input_ids=rectangle.ids, attention_mask=rectangle.mask, use_cache=False),
             rectangle.segments,
             stop_early=stop_early,
+            keep_chosen=keep_chosen,
         )
 
     def _check_sites(self, tap: RoutingTap, rows: Sequence[Row]) -> None:

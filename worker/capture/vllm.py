@@ -24,8 +24,8 @@ from backend.domain.errors import InvalidInput, NotSupported
 from backend.domain.measured import MeasuredBatch
 from backend.domain.prompts import Message
 from backend.domain.vocabulary import Scope, Site
-from worker.capture.protocol import BatchKey, EngineRequest, RoutingUnreadable, SampleInput, Words
-from worker.capture.rows import Routed, Row, as_batches, check_sums, encode_known, row_of
+from worker.capture.protocol import BatchKey, EngineRequest, Observer, RoutingUnreadable, SampleInput, Words
+from worker.capture.rows import Routed, Row, as_batches, check_sums, encode_known, row_of, token_routing
 from worker.capture.tap import N_COUNTED
 from worker.models import build_skeleton, load_words, model_source, read_config, usable_sites
 from worker.prompts import EncodedPrompt
@@ -156,14 +156,25 @@ class VllmEngine:
             exclude_template_tokens=asked.exclude_template_tokens,
         )
 
-    def measure(self, window: Sequence[BatchKey], inputs: Sequence[Sequence[SampleInput]]) -> list[MeasuredBatch]:
+    @property
+    def dtype(self) -> str:
+        """Return the number format that the model computes in."""
+        return str(self._llm.model_config.dtype).removeprefix("torch.")
+
+    def measure(
+        self,
+        window: Sequence[BatchKey],
+        inputs: Sequence[Sequence[SampleInput]],
+        observe: Observer | None = None,
+    ) -> list[MeasuredBatch]:
         """Return one MeasuredBatch per batch of the window, samples in the order they were given.
 
         Raises InvalidInput for a prompt that does not fit, RoutingUnreadable where a count would not be exact.
         """
         scopes = self._request.scopes
-        rows = [row_of(self.encode(sample.messages), sample, scopes) for batch in inputs for sample in batch]
-        routed = self._route(rows)
+        samples = [sample for batch in inputs for sample in batch]
+        rows = [row_of(s.fed or self.encode(s.messages), s, scopes) for s in samples]
+        routed = self._route(rows, observe)
         check_sums(routed, self._shape.sites)
         return as_batches(window, inputs, rows, routed, self._words, scopes)
 
@@ -179,9 +190,15 @@ class VllmEngine:
         self._llm = None
         gc.collect()
 
-    def _route(self, rows: Sequence[Row]) -> Routed:
+    def _route(self, rows: Sequence[Row], observe: Observer | None = None) -> Routed:
         done = self._run([row.ids for row in rows], 1)
-        counts = [self._count(row, answered) for row, answered in zip(rows, done, strict=True)]
+        counts = []
+        for i, (row, answered) in enumerate(zip(rows, done, strict=True)):
+            chosen = self._chosen(answered)
+            counts.append(self._count(row, chosen))
+            if observe is not None:
+                by_site = [chosen[:, site] for site in range(chosen.shape[1])]
+                observe(token_routing(i, row, by_site, self._request.scopes))
         tokens = np.stack([row.lengths for row in rows])
         return Routed(tokens, np.stack(counts), None, np.array([answered.finite for answered in done]))
 
@@ -226,11 +243,16 @@ class VllmEngine:
         finite = all(np.isfinite(step[token].logprob) for step, token in zip(completion.logprobs, ids, strict=True))
         return _Answered(ids, routing, finite)
 
-    def _count(self, row: Row, answered: "_Answered") -> NDArray[np.int32]:
-        """Return int32 [segment, site, expert]."""
+    def _chosen(self, answered: "_Answered") -> NDArray[np.int64]:
+        """Return int64 [token, site, k]. Raises RoutingUnreadable."""
         sites = self._shape.sites
-        chosen = answered.routing[:, [site.layer for site in sites]].astype(np.int64)  # [token, site, k]
+        chosen: NDArray[np.int64] = answered.routing[:, [site.layer for site in sites]].astype(np.int64)
         _check_chosen(chosen, sites, finite=answered.finite)
+        return chosen
+
+    def _count(self, row: Row, chosen: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return int32 [segment, site, expert] from indices [token, site, k]."""
+        sites = self._shape.sites
         n_experts = max(site.n_experts for site in sites)
         counted = row.segments < N_COUNTED
         cell = (row.segments[counted, None].astype(np.int64) * len(sites) + np.arange(len(sites))) * n_experts

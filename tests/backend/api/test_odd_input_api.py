@@ -28,9 +28,12 @@ def ids(api: Api, engine) -> dict[str, str]:
     content = b"layer,expert,a1,a2,d1,d2\n1,0,1,2,3,4\n3,0,5,6,7,8\n"
     table = api.post("/risk-tables", 201, files={"file": ("t.csv", content)}, data={"name": "t"})
     comparison = api.post("/comparisons", 201, json={"analysis_a": analysis["id"], "analysis_b": analysis["id"]})
+    context = api.post(f"/analyses/{analysis['id']}/context", 202, json={})
+    seeding.read_in_context(engine, context["id"])
     return {
         "table_id": table["id"],
         "comparison_id": comparison["id"],
+        "context_id": context["id"],
         "statistics_id": statistics["id"],
         "evaluation_id": evaluation["id"],
         "n": "0",
@@ -74,6 +77,7 @@ def test_no_odd_value_in_a_body_makes_a_server_error(api: Api, ids: dict[str, st
         "/evaluations": {"model": "tiny", "dataset_id": ids["dataset_id"], "expert_set_id": ids["set_id"]},
         f"/evaluations/{ids['evaluation_id']}/answers/0/overrule": {"verdict": "refused", "reason": "so", "by": "me"},
         "/trainings": {"analysis_id": ids["analysis_id"], "expert_set_id": ids["set_id"]},
+        f"/analyses/{ids['analysis_id']}/context": {"scope": "prompt"},
         f"/analyses/{ids['analysis_id']}/expert-sets": {"method": "threshold", "threshold": 0.1},
         "/comparisons": {"analysis_a": ids["analysis_id"], "analysis_b": ids["table_id"]},
         f"/analyses/{ids['analysis_id']}/statistics": {"n_permutations": 99},

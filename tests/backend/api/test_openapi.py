@@ -49,6 +49,9 @@ def test_every_example_works_when_pasted(api: Api, engine, document: dict):
     for example in examples(document, "/api/v1/evaluations/{evaluation_id}/answers/{n}/overrule"):
         api.post(f"/evaluations/{evaluation['id']}/answers/0/overrule", json=example)
         tried += 1
+    for example in examples(document, "/api/v1/analyses/{analysis_id}/context"):
+        api.post(f"/analyses/{created['id']}/context", 202, json=example)
+        tried += 1
     patches = document["components"]["schemas"]["RunnablePatch"]["examples"]
     for example in patches:
         api.call("PATCH", f"/trainings/{training['id']}", json=example)
@@ -82,6 +85,8 @@ def test_long_work_answers_202_and_takes_a_key(document: dict):
         "/trainings/{training_id}/resume",
         "/evaluations",
         "/evaluations/{evaluation_id}/resume",
+        "/analyses/{analysis_id}/context",
+        "/context/{context_id}/resume",
         "/models/scan",
     )
     for path in starting:
