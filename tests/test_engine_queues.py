@@ -2,12 +2,14 @@
 
 import sqlite3
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
-from backend.domain.jobs import QUEUE_CONTROL, QUEUE_GPU, QUEUE_VLLM
+from backend.domain.jobs import QUEUE_CONTROL, QUEUE_GPU, QUEUE_VLLM, RUN_STAGE, WORKFLOWS
 from tests.live import Live
 from tests.worker.tiny import save_tiny
+from worker.engine import RUNS
 from worker.heart import queue_of
 
 
@@ -38,3 +40,8 @@ def test_work_of_a_dead_worker_goes_back_where_its_engine_is() -> None:
     assert queue_of(QUEUE_VLLM, None) == QUEUE_VLLM
     assert queue_of("_dbos_internal_queue", None) == QUEUE_GPU
     assert queue_of(None, "analysis") == QUEUE_CONTROL
+
+
+def test_every_kind_of_run_that_is_one_stage_has_that_stage() -> None:
+    assert set(RUNS) == {kind for kind, (workflow, _) in WORKFLOWS.items() if workflow == RUN_STAGE}
+    assert all(callable(resolve_name(name)) for name in RUNS.values())

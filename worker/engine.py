@@ -1,14 +1,25 @@
 """The child process: `python -m worker.engine STAGE ARGS`. Does one stage, answers, ends.
 
 Stages: scan · measure ANALYSIS FIRST STOP JOB · training TRAINING JOB · statistics STATISTICS JOB ·
-comparison COMPARISON JOB · context CONTEXT JOB. A stage loads torch if it needs it. Started by worker/child.py only.
+comparison COMPARISON JOB · context CONTEXT JOB · evaluation EVALUATION JOB. A stage loads torch if it needs it.
+Started by worker/child.py only.
 """
 
 import sys
 import traceback
+from pkgutil import resolve_name
 
 from backend.domain.errors import RouteprintError
 from worker.child import answer, die_with_parent
+
+RUNS = {
+    "training": "worker.tuning:run_training",
+    "statistics": "worker.statistics:run_statistics",
+    "comparison": "worker.comparing:run_comparison",
+    "context": "worker.contexts:run_context",
+    "evaluation": "worker.evaluating:run_evaluation",
+}
+"""Stages of runs: what takes (id, job id). Found by name when needed, so that a stage loads only what it uses."""
 
 
 def run_stage(stage: str, args: list[str]) -> object:
@@ -21,22 +32,8 @@ def run_stage(stage: str, args: list[str]) -> object:
         from worker.measuring import measure_shard
 
         return measure_shard(args[0], int(args[1]), int(args[2]), args[3])
-    if stage == "training":
-        from worker.tuning import run_training
-
-        return run_training(args[0], args[1])
-    if stage == "statistics":
-        from worker.statistics import run_statistics
-
-        return run_statistics(args[0], args[1])
-    if stage == "comparison":
-        from worker.comparing import run_comparison
-
-        return run_comparison(args[0], args[1])
-    if stage == "context":
-        from worker.contexts import run_context
-
-        return run_context(args[0], args[1])
+    if stage in RUNS:
+        return resolve_name(RUNS[stage])(args[0], args[1])
     raise ValueError(f"unknown stage {stage!r}")
 
 

@@ -20,7 +20,7 @@ from backend.domain.vocabulary import Expert
 from worker.masking import ExpertChoice
 from worker.sites import MoeSite, Reading
 
-_PRODUCTS = {
+PRODUCTS = {
     torch.nn.functional.linear,
     torch.matmul,
     torch.mm,
@@ -163,7 +163,7 @@ class _MaskScores(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if self.found or func not in _PRODUCTS or output.shape[-1:] != self.excluded.shape:
+        if self.found or func not in PRODUCTS or output.shape[-1:] != self.excluded.shape:
             return output
         self.found, self.native = True, output.dtype
         if output.dtype != torch.float32:

@@ -1,7 +1,7 @@
-"""Rates of behaviour and their intervals: Wilson where every prompt stands for itself, else by drawing groups anew.
+"""Rates of behaviour and their intervals: in closed form where every prompt stands for itself, else by drawing groups.
 
-Differences to a baseline are paired: the same prompts under both. Group intervals are the studentised ones of
-bootstrap.py, given the two arms as its two labels. Not covered: what was judged, and by whom.
+Differences to a baseline are paired: the same prompts under both. Group intervals, and those of perplexities, are the
+studentised ones of bootstrap.py, given the two arms as its two labels. Not covered: what was judged, and by whom.
 """
 
 import math
@@ -17,6 +17,8 @@ from backend.domain.statistics.samples import samples_of, samples_of_rates
 from backend.domain.vocabulary import Pool
 
 LEVEL = 0.95
+FEWEST_CHANGED = 10
+"""Groups that must change for their bootstrap to be trusted."""
 N_RESAMPLES = 1999
 Vector = NDArray[np.float64]
 
@@ -25,7 +27,7 @@ Vector = NDArray[np.float64]
 class Estimate:
     """A figure with its interval. None: it cannot be given (`how` says why). n: prompts; n_units: units of resampling.
 
-    how: wilson, bootstrap (paired where it is a difference), over groups where prompts have them; or a reason.
+    how: wilson, newcombe or bootstrap, over groups where prompts share them; or a reason.
     """
 
     value: float | None
@@ -50,6 +52,25 @@ def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, flo
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def newcombe(both: float, first: float, second: float, neither: float) -> tuple[float, float]:
+    """Return the interval of rate(first) − rate(second) for paired yes and no. After: Newcombe 1998, method 10.
+
+    both, first, second, neither: how many pairs said yes to both, to the first alone, to the second alone, to none.
+    """
+    n = both + first + second + neither
+    one, two = (both + first) / n, (both + second) / n
+    (low1, high1), (low2, high2) = wilson(both + first, n), wilson(both + second, n)
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    product = both * neither - first * second
+    phi = (max(product - n / 2, 0) if product > 0 else product) / math.sqrt(margins) if margins else 0.0
+
+    def half(a: float, b: float) -> float:
+        return math.sqrt(max(a * a - 2 * phi * a * b + b * b, 0.0))
+
+    middle = one - two
+    return max(-1.0, middle - half(one - low1, high2 - two)), min(1.0, middle + half(high1 - one, two - low2))
+
+
 def rate(hits: Sequence[bool], groups: Sequence[str | None], seed: str) -> Estimate:
     """Return how often something is so, over prompts. groups: the group of each, None where it has none.
 
@@ -72,11 +93,35 @@ def rate(hits: Sequence[bool], groups: Sequence[str | None], seed: str) -> Estim
 def rate_differences(
     baseline: Sequence[bool], arms: NDArray[np.bool_], groups: Sequence[str | None], seed: str
 ) -> list[Estimate]:
-    """Return rate − baseline's rate of every arm, paired over prompts. arms: [prompt, arm]."""
+    """Return rate − baseline's rate of every arm, paired over prompts. arms: [prompt, arm].
+
+    Newcombe's interval where prompts stand for themselves, or where fewer than FEWEST_CHANGED groups change at all: of
+    so few no resampling tells how much they vary.
+    """
     if not len(baseline):
         return [nothing("no prompt to judge")] * arms.shape[1]
-    base = np.repeat(np.asarray(baseline, dtype=np.float32)[:, None], arms.shape[1], axis=1)
-    return _against(base, arms.astype(np.float32), np.ones(len(base)), groups, seed)
+    base = np.repeat(np.asarray(baseline, dtype=np.bool_)[:, None], arms.shape[1], axis=1)
+    n_units = _n_units(groups)
+    found: list[Estimate | None] = [None] * arms.shape[1]
+    if n_units < len(base):
+        drawn = _against(base.astype(np.float32), arms.astype(np.float32), np.ones(len(base)), groups, seed)
+        found = [
+            one if _n_changed(base[:, i] != arms[:, i], groups) >= FEWEST_CHANGED else None
+            for i, one in enumerate(drawn)
+        ]
+    return [one or _matched(base[:, i], arms[:, i], n_units) for i, one in enumerate(found)]
+
+
+def _n_changed(changed: NDArray[np.bool_], groups: Sequence[str | None]) -> int:
+    return _n_units([groups[i] for i in np.flatnonzero(changed).tolist()])
+
+
+def _matched(base: NDArray[np.bool_], arm: NDArray[np.bool_], n_units: int) -> Estimate:
+    n = len(base)
+    cells = [int((a & b).sum()) for a in (arm, ~arm) for b in (base, ~base)]  # both, arm alone, baseline alone, neither
+    both, alone, missing, neither = (count * n_units / n for count in cells)
+    how = "newcombe" if n_units == n else "newcombe over groups"
+    return Estimate((cells[1] - cells[2]) / n, *newcombe(both, alone, missing, neither), n, n_units, how)
 
 
 def log_perplexities(nll: Vector, tokens: Vector, groups: Sequence[str | None], seed: str) -> list[Estimate]:
