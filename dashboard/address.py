@@ -11,6 +11,7 @@ PAGES = {
     "analysis": "views/analysis.py",
     "batch": "views/batch.py",
     "training": "views/training.py",
+    "compare": "views/compare.py",
     "jobs": "views/jobs.py",
 }
 
@@ -49,6 +50,12 @@ def href(page: str, **values: object) -> str:
     root = f"/{base}" if base else ""
     path = f"{root}/" if page == "overview" else f"{root}/{page}"
     return f"{path}?{urlencode(given)}" if given else path
+
+
+def here(**values: object) -> str:
+    """Return this view's own address with some values changed."""
+    kept = st.query_params.to_dict() | {k: str(v) for k, v in values.items() if v is not None}
+    return f"?{urlencode(kept)}"
 
 
 def go(page: str, **values: object) -> None:

@@ -16,6 +16,7 @@ st.navigation(
         st.Page("views/analysis.py", title="Analyses", url_path="analysis"),
         st.Page("views/batch.py", title="Batches", url_path="batch"),
         st.Page("views/training.py", title="Trainings", url_path="training"),
+        st.Page("views/compare.py", title="Compare", url_path="compare"),
         st.Page("views/jobs.py", title="Jobs", url_path="jobs"),
     ],
     position="top",

@@ -49,6 +49,20 @@ def risk(api: Api, analysis: Json, scope: str, pool: str, batch_idx: int | None 
     return _risk(api.base_url, api.token, analysis["id"], scope, pool, batch_idx, version(analysis))
 
 
+@st.cache_data(max_entries=32, show_spinner=False, ttl=3600)
+def _compared(base_url: str, token: str, a: str, b: str, scope: str | None, pool: str | None) -> Json:
+    body = {"analysis_a": a, "analysis_b": b} | ({"scope": scope} if scope else {}) | ({"pool": pool} if pool else {})
+    answer = Api(base_url, token).post("/comparisons", body, dry_run=True)
+    for name in ("risk_diff_a", "risk_diff_b", "difference"):
+        answer[name] = matrix(answer[name])
+    return dict(answer)
+
+
+def compared(api: Api, a: str, b: str, scope: str | None, pool: str | None) -> Json:
+    """Return the comparison of two sides, which never change once they are finished, matrices as float32."""
+    return _compared(api.base_url, api.token, a, b, scope, pool)
+
+
 def matrix(rows: Any) -> Matrix | None:
     """Nested JSON lists -> float32 [site, expert]; null becomes NaN; None and an empty list stay None."""
     return np.array([[np.nan if v is None else v for v in row] for row in rows], dtype="<f4") if rows else None

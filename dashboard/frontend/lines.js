@@ -28,10 +28,11 @@ function ring(S, theme) {
 
 function layoutOf(S, theme, narrow) {
   const {data} = S, base = baseLayout(theme, data.height, narrow);
+  const xs = data.traces.flatMap(t => t.x), few = xs.length && Math.max(...xs) - Math.min(...xs) < 12;  // else '1' twice
   const axis = {tickfont: {color: theme.text, size: 11.5}, gridcolor: theme.grid, zeroline: false, linecolor: theme.border, ticks: '', automargin: true};
   return {...base, uirevision: data.key, clickmode: 'event', legend: {orientation: 'h', x: 0, y: 1.02, yanchor: 'bottom', font: {size: 12}, bgcolor: 'rgba(0,0,0,0)'},
     margin: {...base.margin, t: 34},
-    xaxis: {...axis, title: {text: data.x_title, font: {size: 12.5}}, showgrid: false, ...(data.x_whole ? {tickformat: ',d'} : {})},
+    xaxis: {...axis, title: {text: data.x_title, font: {size: 12.5}}, showgrid: false, ...(data.x_whole ? {tickformat: ',d', ...(few ? {dtick: 1} : {})} : {})},
     yaxis: {...axis, title: {text: data.y_title, font: {size: 12.5}}, rangemode: data.from_zero ? 'tozero' : 'normal',
       ...(data.zero ? {zeroline: true, zerolinecolor: theme.roles.quiet, zerolinewidth: 1} : {})}};
 }

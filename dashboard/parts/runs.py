@@ -175,7 +175,7 @@ def live(kind: str, run_id: str, noun: str, shown: str) -> None:
     except ApiError as error:
         ui.note(str(error))
         return
-    if _seen(run) != shown:
+    if seen(run) != shown:
         st.rerun(scope="app")
     progress_line(run, noun)
     if job.get("waiting_for"):
@@ -188,8 +188,8 @@ def live(kind: str, run_id: str, noun: str, shown: str) -> None:
         st.rerun(scope="app")
 
 
-def _seen(run: Json) -> str:
-    """What makes the whole page worth drawing again: the status, and every tenth of the way."""
+def seen(run: Json) -> str:
+    """Return what makes the whole page worth drawing again: the status, and every tenth of the way."""
     total = run["progress"]["total"] or 0
     return f"{run['status']}:{10 * run['progress']['done'] // total if total else 0}"
 
@@ -197,7 +197,7 @@ def _seen(run: Json) -> str:
 def follow(kind: str, run: Json, noun: str) -> None:
     """Show what a run is doing, or how it ended and what can be done next."""
     if run["status"] in words.UNFINISHED:
-        live(kind, run["id"], noun, _seen(run))
+        live(kind, run["id"], noun, seen(run))
     elif run["status"] in ("failed", "cancelled"):
         _ended_early(kind, run, noun)
 

@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
-from dashboard.parts import analysis_form, analysis_tabs, expert_panel, keeping, runs
+from dashboard.parts import analysis_form, analysis_tabs, before_after, expert_panel, keeping, runs
 
 
 def main() -> None:
@@ -65,6 +65,7 @@ def _one(api: Api, analysis: Json) -> None:
     ui.page_title(analysis["name"])
     ui.heading(analysis["name"], _sub(analysis), analysis["status"])
     runs.follow("analyses", analysis, "batches")
+    before_after.of_analysis(api, analysis)
     plan = analysis["plan"]
     non_finite = analysis["n_non_finite"]
     ui.facts(

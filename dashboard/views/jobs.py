@@ -9,8 +9,8 @@ from dashboard.client import Api, ApiError, ApiRefused, Json
 from dashboard.parts import runs
 from dashboard.table import Column, Row, cell, table
 
-VIEW = {"analysis": "analysis", "training": "training"}
-RESOURCE = {"analysis": "analyses", "training": "trainings"}
+VIEW = {"analysis": "analysis", "training": "training", "comparison": "compare"}
+RESOURCE = {"analysis": "analyses", "training": "trainings", "comparison": "comparisons"}
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import keeping, runs, step_panel, training_form, verify
+from dashboard.parts import before_after, keeping, runs, step_panel, training_form, verify
 from dashboard.plot import lines
 
 CURVES = {"loss": "Loss per step", "order": "Order of batches", "risk": "Loss against risk_diff"}
@@ -58,6 +58,7 @@ def _one(api: Api, training: Json) -> None:
             icon=":material/arrow_upward:",
             id=training["analysis_id"],
         )
+        before_after.of_training(api, training)
     ui.facts(
         [
             ("steps", words.count(training["n_recorded"]), f"of {words.count(training['n_steps'])}"),

@@ -12,7 +12,7 @@ from tests.dashboard.backdrop import TOKEN, Backdrop, fill, serve
 
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 VIEWS = {"/": "overview", "/datasets": "datasets", "/analysis": "analysis", "/batch": "batch"}
-VIEWS |= {"/training": "training", "/jobs": "jobs"}
+VIEWS |= {"/training": "training", "/compare": "compare", "/jobs": "jobs"}
 
 Open = Callable[..., AppTest]
 

@@ -188,7 +188,7 @@ def test_the_next_batch_follows_the_button_and_the_keys(visit: Callable[..., Pag
     expect(page).to_have_url(re.compile("batch=4"))
 
 
-@pytest.mark.parametrize("path", ["/", "/datasets", "/analysis", "/batch", "/training", "/jobs"])
+@pytest.mark.parametrize("path", ["/", "/datasets", "/analysis", "/batch", "/training", "/compare", "/jobs"])
 @pytest.mark.parametrize("dark", [False, True])
 def test_no_page_is_wider_than_a_phone(visit: Callable[..., Page], path: str, dark: bool) -> None:
     page = visit(path, dark=dark, width=420)

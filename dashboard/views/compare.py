@@ -1,0 +1,106 @@
+"""Compare: two analyses, or an analysis and a published table, side by side on one scale."""
+
+import streamlit as st
+
+from dashboard import address, ui, words
+from dashboard.client import Api, Json
+from dashboard.parts import comparison_view, published_tables
+from dashboard.table import Column, Row, cell, table
+
+KEPT = (
+    Column("name", "Comparison"),
+    Column("status", "Status", kind="status"),
+    Column("pairing", "Prompts"),
+    Column("drift", "Drift (RMS)", "right"),
+    Column("pool", "Pool", minor=True),
+    Column("created", "Made", "right", minor=True),
+)
+
+
+def main() -> None:
+    """Draw the comparison that the address names, or what there is to choose from."""
+    api = ui.api()
+    kept = address.text("id")
+    if kept:
+        one = api.get(f"/comparisons/{kept}")
+        address.put(id=None, a=one["analysis_a"], b=one["analysis_b"], scope=one["scope"], pool=one["pool"])
+    a, b = address.text("a"), address.text("b")
+    if a and b:
+        comparison_view.show(api, a, b)
+    else:
+        _choose(api, a)
+
+
+def _choose(api: Api, a: str | None) -> None:
+    ui.page_title("Compare")
+    ui.heading(
+        "Compare",
+        "The same figures on two models, two prompt sets, or beside a published table: what moved, and where.",
+    )
+    analyses = list(api.items("/analyses", status="succeeded", most=2000))
+    stored = list(api.items("/risk-tables", most=500))
+    if not analyses:
+        ui.card(
+            "No finished analysis yet",
+            ["A comparison needs two finished analyses, or one and a published table. Start with an analysis."],
+        )
+        if st.button("Start an analysis", type="primary", icon=":material/add:"):
+            address.go("analysis")
+    else:
+        _form(analyses, stored, a)
+    _kept(api)
+    st.subheader("Published tables")
+    published_tables.show(api, stored)
+
+
+def _form(analyses: list[Json], stored: list[Json], a: str | None) -> None:
+    options = {one["id"]: f"{one['name']}  ({one['model']})" for one in analyses}
+    options |= {one["id"]: f"{one['name']}  (published table)" for one in stored}
+    ids = list(options)
+    first = ids.index(a) if a in options else min(1, len(ids) - 1)
+    left, right = st.columns(2, gap="medium")
+    with left:
+        one = ui.pick("a: from", options, index=first, key="compare-a")
+    with right:
+        other = ui.pick("b: to", options, index=0, key="compare-b")
+    same = one == other
+    if same:
+        ui.note(
+            "Choose two different ones. To see what a training changed, measure the trained model on the same plan: "
+            "its training page offers that."
+        )
+    if st.button("Compare", type="primary", icon=":material/compare_arrows:", disabled=same):
+        address.go("compare", a=one, b=other)
+
+
+def _kept(api: Api) -> None:
+    found = api.get("/comparisons", limit=200)["items"]
+    if not found:
+        return
+    st.subheader("Kept comparisons")
+    rows = []
+    for one in found:
+        kind = one["result"]["pairing"]["intervals"]
+        said = {"paired": "same plan", "unpaired": "other prompts"}.get(kind, "published table")
+        if one["has_intervals"]:
+            said += ", with intervals"
+        rows.append(
+            Row(
+                one["id"],
+                address.href("compare", a=one["analysis_a"], b=one["analysis_b"], scope=one["scope"], pool=one["pool"]),
+                {
+                    "name": cell(one["name"], hint=one["id"]),
+                    "status": cell(words.state(one["status"]), one["status"], one["error"]),
+                    "pairing": cell(said),
+                    "drift": cell(words.number(one["result"]["drift"]["rms"], 4), one["result"]["drift"]["rms"]),
+                    "pool": cell(one["pool"]),
+                    "created": cell(words.ago(one["created_at"]), one["created_at"]),
+                },
+            )
+        )
+    opened = table(KEPT, rows, key="kept-comparisons", label="Kept comparisons")
+    if opened:
+        address.go("compare", id=opened)
+
+
+ui.show(main)
