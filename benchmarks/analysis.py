@@ -8,7 +8,7 @@ workers, the calibration of the statistics (benchmarks/calibration.py writes its
 
 from typing import Any
 
-INCLUDES = ("capture", "storage", "rest", "permutation")
+INCLUDES = ("capture", "storage", "rest", "permutation", "importing")
 
 
 def rows(quick: bool = False) -> list[dict[str, Any]]:

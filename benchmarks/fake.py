@@ -149,7 +149,7 @@ class FakeAnalysis:
             )
             session.add(analysis)
             session.flush()
-            session.add(plans.freeze(analysis.id, self.plan))
+            session.add(plans.Frozen.of(self.plan).row(analysis.id))
             return analysis.id
 
     def record(self, n: int) -> Iterator[MeasuredBatch]:

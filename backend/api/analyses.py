@@ -11,15 +11,16 @@ from backend.api import runs as edge_runs
 from backend.api.edge import PROBLEMS, Here, PathId
 from backend.api.idempotency import IdempotencyKey, Made, json_answer, once
 from backend.api.pagination import Paged, listing
+from backend.api.planning import planned
 from backend.api.schemas.analyses import AnalysisCreate, AnalysisOut, DryRunOut, PlanOut
 from backend.api.schemas.common import Listing, RunnablePatch, Status, VerificationOut
-from backend.domain.batches import plan_batches
 from backend.domain.errors import InvalidInput
-from backend.domain.plan import BatchPlan, PlanSettings, Strategy
+from backend.domain.plan import PlanSettings, Strategy
 from backend.domain.vocabulary import Scope
-from backend.store import analyses, datasets, jobs, models, plans, runs, statistics
+from backend.store import analyses, datasets, jobs, models, runs, statistics
 from backend.store import tables as t
 from backend.store.paging import Page
+from backend.store.plans import Frozen
 from backend.store.verify import verify_analysis
 
 router = APIRouter(prefix="/analyses", tags=["analyses"], responses=PROBLEMS)
@@ -74,9 +75,10 @@ def create(
     """Plan the batches and queue the measurement. The plan is frozen here and never changes again."""
     with here.reading() as session:
         dataset, model = _checked(session, body)
-        plan = _plan(session, body, dataset)
+        plan = _plan_of_other(session, body, dataset) if body.plan_of else None
+    plan = plan or planned(here, dataset, _settings(body))
     if dry_run:
-        return json_answer(200, DryRunOut(plan=PlanOut.model_validate({"digest": plan.digest} | plan.summary())))
+        return json_answer(200, DryRunOut(plan=PlanOut.model_validate({"digest": plan.digest} | plan.summary)))
     params = _params(body, plan)
 
     def make(session: Session) -> Made:
@@ -107,31 +109,31 @@ def _checked(session: Session, body: AnalysisCreate) -> tuple[t.Dataset, t.Model
     return dataset, model
 
 
-def _plan(session: Session, body: AnalysisCreate, dataset: t.Dataset) -> BatchPlan:
-    if body.plan_of is None:
-        settings = PlanSettings(
-            batch_size=body.batch_size,
-            safe_ratio=body.safe_ratio,
-            seed=body.seed,
-            strategy=Strategy(body.strategy),
-            keep_short=body.keep_short,
-            stratify_by=body.stratify_by,
-        )
-        return plan_batches(datasets.plan_rows(session, dataset.id), dataset.sha256, settings)
-    other = runs.get_live(session, t.Analysis, body.plan_of)
-    plan = plans.load(session, other.id)
-    if plan.prompt_set_sha256 != dataset.sha256:
+def _settings(body: AnalysisCreate) -> PlanSettings:
+    return PlanSettings(
+        batch_size=body.batch_size,
+        safe_ratio=body.safe_ratio,
+        seed=body.seed,
+        strategy=Strategy(body.strategy),
+        keep_short=body.keep_short,
+        stratify_by=body.stratify_by,
+    )
+
+
+def _plan_of_other(session: Session, body: AnalysisCreate, dataset: t.Dataset) -> Frozen:
+    other = runs.get_live(session, t.Analysis, str(body.plan_of))
+    if session.get_one(t.Dataset, other.dataset_id).sha256 != dataset.sha256:
         raise InvalidInput(
             f"plan_of names {other.id}, which measured another prompt set ({other.dataset_id}): the same plan needs "
             "the same prompts.",
             ("body", "plan_of"),
         )
-    return plan
+    return Frozen.stored(session, other)
 
 
-def _params(body: AnalysisCreate, plan: BatchPlan) -> dict[str, Any]:
+def _params(body: AnalysisCreate, plan: Frozen) -> dict[str, Any]:
     """Return the request with every default filled in; with plan_of, the plan's own settings count."""
-    settings = plan.settings.to_dict()
+    settings = plan.settings
     scopes = [str(scope) for scope in Scope if scope in body.scopes]
     return body.model_dump(mode="json", exclude={"name"}) | {k: settings[k] for k in _PLAN_FIELDS} | {"scopes": scopes}
 

@@ -33,10 +33,11 @@ from backend.api import (
     trainings,
 )
 from backend.api.edge import Edge
+from backend.api.importing import purge_later
 from backend.queue import SWEEP_AFTER_SECONDS, JobQueue, sweep
 from backend.security import Gate, check_bind
 from backend.settings import Settings
-from backend.store import datasets as stored_datasets
+from backend.store import imports
 from backend.store.engine import shared_engine
 from backend.store.migrate import upgrade
 
@@ -139,15 +140,16 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         sweeper.cancel()
         with suppress(asyncio.CancelledError):
             await sweeper
+        await run_in_threadpool(edge.children.stop)
         edge.queue.close()
 
 
 def _tidy(edge: Edge) -> None:
     """Undo what an earlier process left half done, and queue what it did not get to queue."""
     shutil.rmtree(edge.scratch, ignore_errors=True)
-    with edge.writing() as session:
-        for name in stored_datasets.drop_unfinished(session):
-            log.warning("the import of %r was cut off and is removed: import it again", name)
+    for name in imports.fail_unfinished(edge.engine):
+        log.warning("the import of %r was cut off, and its rows are removed: import it again", name)
+    purge_later(edge, list(imports.to_purge(edge.engine)))
     sweep(edge.engine, edge.queue, older_than_seconds=0)
 
 

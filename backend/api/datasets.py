@@ -2,46 +2,44 @@
 
 import json
 from collections.abc import Sequence
-from typing import Annotated, Any
+from contextlib import ExitStack
+from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import Response
-from starlette.background import BackgroundTask
 
-from backend.api.edge import PROBLEMS, Edge, Here, PathId
+from backend.api.edge import PROBLEMS, Here, PathId
 from backend.api.idempotency import json_answer
+from backend.api.importing import imported_by_child, imported_here, purge_later, show
 from backend.api.pagination import Paged, listing
 from backend.api.schemas.common import Clean, LabelWord, Listing, Name
-from backend.api.schemas.datasets import DatasetOut, FormatOut, PreviewOut, RowOut
-from backend.api.uploads import MAX_FILES, Upload, on_disk
+from backend.api.schemas.datasets import DatasetOut, FormatOut, LeftOutRowOut, PreviewOut, RowOut
+from backend.api.uploads import MAX_FILES, on_disk
 from backend.demo_prompts import DEMO_MEANING, DEMO_NAME, DEMO_PROMPTS
 from backend.domain.canonical import sha256_hex
 from backend.domain.errors import InvalidInput
 from backend.domain.mappings import Mapping, as_label
 from backend.domain.previewing import preview_file
-from backend.domain.prompts import LabelMeaning, PromptSet
+from backend.domain.prompts import LabelMeaning
 from backend.domain.published import known_formats
-from backend.domain.reading import ReadFile, SourceFile, import_files
+from backend.domain.reading import SourceFile
 from backend.domain.vocabulary import Label
+from backend.importing import import_order, preview_order
+from backend.orders import Said
 from backend.store import datasets
 from backend.store import tables as t
+from backend.store.paging import slice_page
 
 router = APIRouter(prefix="/datasets", tags=["datasets"], responses=PROBLEMS)
 
-MANY_ROWS = 50_000
-"""Above this, the rows land in the background and the answer is 202."""
-_CHUNK = 5000
+SMALL_BYTES = 2**20
+"""Files up to this size are read by the request itself, larger ones by a child."""
 
 LabelField = Annotated[str, Form(max_length=20, description="safe or unsafe, for every row of the file; empty: none.")]
 MappingField = Annotated[
     str, Form(max_length=500_000, description="A mapping as JSON, as the preview shows it."), Clean
 ]
 Q = Annotated[str | None, Query(max_length=200, description="Text to look for."), Clean]
-
-
-def show(dataset: t.Dataset) -> DatasetOut:
-    """Return a prompt set as the API shows it."""
-    return DatasetOut.model_validate(dataset, from_attributes=True)
 
 
 def show_row(row: t.PromptRow) -> RowOut:
@@ -54,29 +52,14 @@ def show_row(row: t.PromptRow) -> RowOut:
 def preview(here: Here, file: UploadFile, mapping: MappingField = "", label: LabelField = "") -> Response:
     """Say what a file would become, row by row, and store nothing."""
     (chosen,), (fixed,) = _mappings(mapping, 1), _labels([label], 1)
-    with on_disk(here.scratch, [file]) as (upload,):
-        found = preview_file(upload.path, upload.filename, chosen, fixed)
-    body = {
-        "filename": found.filename,
-        "format": found.format,
-        "columns": list(found.columns),
-        "mapping": found.mapping and found.mapping.to_dict(),
-        "n_rows": found.n_rows,
-        "counts": {str(label): n for label, n in found.counts.items()},
-        "label_values": found.label_values,
-        "problems": [{"row": p.row, "column": p.column, "message": p.message} for p in found.problems],
-        "n_problems": found.n_problems,
-        "notes": list(found.notes),
-        "first_rows": list(found.first_rows),
-        "known_mappings": list(found.known_mappings),
-        "complete": found.complete,
-        "left_out": found.left_out,
-        "n_both_labels": found.n_both_labels,
-        "n_duplicates": found.n_duplicates,
-        "suggested_label": found.suggested_label,
-        "label_meaning": found.label_meaning and found.label_meaning.to_dict(),
-    }
-    return json_answer(200, body)
+    with ExitStack() as stack:
+        (upload,) = stack.enter_context(on_disk(here.scratch, [file]))
+        source = SourceFile(upload.path, upload.filename, chosen, fixed)
+        if upload.n_bytes <= SMALL_BYTES:
+            return json_answer(200, preview_file(upload.path, upload.filename, chosen, fixed).to_dict())
+        said, value = here.children.start(preview_order(source), stack).hear()
+        assert said is Said.PREVIEW
+        return json_answer(200, value)
 
 
 @router.post(
@@ -106,23 +89,28 @@ def create(
     """
     meaning = LabelMeaning.from_text(label_meaning)
     mappings, labels = _mappings(mapping, len(file)), _labels(label, len(file))
-    with on_disk(here.scratch, file) as uploads:
+    with ExitStack() as stack:
+        uploads = stack.enter_context(on_disk(here.scratch, file))
         sources = [
             SourceFile(upload.path, upload.filename, chosen, fixed)
             for upload, chosen, fixed in zip(uploads, mappings, labels, strict=True)
         ]
-        prompts, read = import_files(sources, meaning)
-    return _store(here, name, prompts, _described(uploads, read))
+        origins = [{"sha256": upload.sha256, "bytes": upload.n_bytes} for upload in uploads]
+        order = import_order(here.settings.tables_url, name, meaning, sources, origins)
+        if sum(upload.n_bytes for upload in uploads) <= SMALL_BYTES:
+            return imported_here(here, order, stack)
+        return imported_by_child(here, order, stack)
 
 
 @router.post("/demo", response_model=DatasetOut, status_code=201, responses={200: {"model": DatasetOut}})
 def create_demo(here: Here) -> Response:
     """Import the demonstration prompt set."""
-    source = SourceFile(DEMO_PROMPTS, DEMO_PROMPTS.name)
-    prompts, read = import_files([source], LabelMeaning.from_text(DEMO_MEANING))
-    content = DEMO_PROMPTS.read_bytes()
-    upload = Upload(DEMO_PROMPTS, DEMO_PROMPTS.name, sha256_hex(content), len(content))
-    return _store(here, DEMO_NAME, prompts, _described([upload], read))
+    source, content = SourceFile(DEMO_PROMPTS, DEMO_PROMPTS.name), DEMO_PROMPTS.read_bytes()
+    origin = {"sha256": sha256_hex(content), "bytes": len(content)}
+    meaning = LabelMeaning.from_text(DEMO_MEANING)
+    with ExitStack() as stack:
+        order = import_order(here.settings.tables_url, DEMO_NAME, meaning, [source], [origin])
+        return imported_here(here, order, stack)
 
 
 @router.get("")
@@ -155,11 +143,20 @@ def get_rows(
         return listing(datasets.rows(session, dataset.id, label, q, page.after(int), page.limit), show_row)
 
 
+@router.get("/{dataset_id}/left-out")
+def get_left_out(here: Here, dataset_id: PathId, page: Paged) -> Listing[LeftOutRowOut]:
+    """List the rows that the mappings left out: the first 1,000; `files` counts all of them."""
+    with here.reading() as session:
+        rows = slice_page(datasets.left_out(session, dataset_id), page.after(int), page.limit)
+    return listing(rows, LeftOutRowOut.model_validate)
+
+
 @router.delete("/{dataset_id}", status_code=204, response_class=Response)
 def delete(here: Here, dataset_id: PathId) -> None:
-    """Delete a prompt set for good. Refused while an analysis uses it."""
+    """Delete a prompt set for good. Refused while an analysis uses it, or while it is being imported."""
     with here.writing() as session:
-        datasets.remove(session, dataset_id)
+        n_rows = datasets.remove(session, dataset_id)
+    purge_later(here, [dataset_id] if n_rows else [])
 
 
 def _mappings(text: str, n_files: int) -> list[Mapping | None]:
@@ -182,43 +179,3 @@ def _labels(given: Sequence[str], n_files: int) -> list[Label | None]:
         message = f"There are {n_files} files and {len(given)} labels: give one per file, empty for none."
         raise InvalidInput(message, ("body", "label"))
     return [as_label(one, ("body", "label", place)) if one.strip() else None for place, one in enumerate(given)]
-
-
-def _described(uploads: Sequence[Upload], read: Sequence[ReadFile]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": upload.filename,
-            "sha256": upload.sha256,
-            "bytes": upload.n_bytes,
-            "mapping": file.mapping.to_dict(),
-            "label": file.label and str(file.label),
-            "n_rows": file.n_rows,
-        }
-        for upload, file in zip(uploads, read, strict=True)
-    ]
-
-
-def _store(edge: Edge, name: str, prompts: PromptSet, files: list[dict[str, Any]]) -> Response:
-    many = len(prompts.rows) > MANY_ROWS
-    sha256 = prompts.sha256
-    values = [] if many else datasets.row_values(prompts.rows)
-    with edge.writing() as session:
-        found = datasets.find(session, sha256, name)
-        if found is not None:
-            return json_answer(200 if found.status == "succeeded" else 202, show(found))
-        dataset = datasets.create(session, name, sha256, prompts, files, "running" if many else "succeeded")
-        datasets.add_rows(session, dataset.id, values)
-        answer = json_answer(202 if many else 201, show(dataset))
-    if many:
-        answer.background = BackgroundTask(_fill, edge, dataset.id, prompts)
-    return answer
-
-
-def _fill(edge: Edge, dataset_id: str, prompts: PromptSet) -> None:
-    """Store the rows of a large set in short transactions, so that nobody waits long for the database."""
-    for start in range(0, len(prompts.rows), _CHUNK):
-        values = datasets.row_values(prompts.rows[start : start + _CHUNK], start)
-        with edge.writing() as session:
-            datasets.add_rows(session, dataset_id, values)
-    with edge.writing() as session:
-        datasets.set_status(session, dataset_id, "succeeded")

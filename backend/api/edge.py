@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from fastapi import Path as InPath
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
+from backend.api.children import Children
 from backend.api.schemas.common import Clean, Problem
 from backend.queue import JobQueue
 from backend.settings import Settings
@@ -47,10 +48,11 @@ class Edge:
     settings: Settings
     engine: Engine
     queue: JobQueue
+    children: Children = field(default_factory=Children)
 
     @property
     def scratch(self) -> Path:
-        """Folder of files that live as long as one request; emptied when the API starts."""
+        """Folder of files that live as long as one request or import; emptied when the API starts."""
         return self.settings.home / "scratch"
 
     @contextmanager

@@ -91,20 +91,20 @@ def plan_batches(rows: Sequence[PlanRow], prompt_set_sha256: str, settings: Plan
         raise _impossible(stock, settings)
     if settings.strategy is Strategy.STRATIFIED:
         stock = _spread_strata(stock, shape, settings)
-    queues = [iter(queue) for queue in stock.queues]
+    queues = (iter(stock.queues[0]), iter(stock.queues[1]), iter(stock.queues[2]))
     batches = tuple(_make_batch(idx, _draw(queues, need)) for idx, need in enumerate(shape.needs()))
     return BatchPlan(settings, prompt_set_sha256, batches, _left_out(queues, stock, shape))
 
 
 # --- the rows, as three queues to draw from: pairs, lone safe rows, lone unsafe rows
 
-_Unit = tuple[PlanRow, ...]  # one row, or the safe and the unsafe member of a pair
+_Pair = tuple[PlanRow, PlanRow]  # the safe and the unsafe member
 _Sizes = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Stock:
-    queues: tuple[list[_Unit], list[_Unit], list[_Unit]]
+    queues: tuple[list[_Pair], list[PlanRow], list[PlanRow]]
 
     @property
     def sizes(self) -> _Sizes:
@@ -114,11 +114,11 @@ class _Stock:
 
 def _stock(rows: Sequence[PlanRow], settings: PlanSettings) -> _Stock:
     ordered = list(rows) if settings.strategy is Strategy.AS_LISTED else _shuffled(rows, settings.seed)
-    pairs: list[_Unit] = []
+    pairs: list[_Pair] = []
     if settings.strategy is Strategy.PAIRED:
         pairs, ordered = _pair_up(ordered)
-    safe: list[_Unit] = [(row,) for row in ordered if row.label is Label.SAFE]
-    unsafe: list[_Unit] = [(row,) for row in ordered if row.label is Label.UNSAFE]
+    safe = [row for row in ordered if row.label is Label.SAFE]
+    unsafe = [row for row in ordered if row.label is Label.UNSAFE]
     return _Stock((pairs, safe, unsafe))
 
 
@@ -130,10 +130,10 @@ def _shuffled(rows: Sequence[PlanRow], seed: int) -> list[PlanRow]:
     return sorted(rows, key=lambda row: _shuffle_key(row, seed))
 
 
-def _pair_up(rows: Sequence[PlanRow]) -> tuple[list[_Unit], list[PlanRow]]:
+def _pair_up(rows: Sequence[PlanRow]) -> tuple[list[_Pair], list[PlanRow]]:
     """Pair the n-th safe with the n-th unsafe row of each group; return pairs and the rest."""
     waiting: dict[str, list[PlanRow]] = {}
-    pairs: list[_Unit] = []
+    pairs: list[_Pair] = []
     for row in rows:
         if row.group is None:
             continue
@@ -198,20 +198,20 @@ def _spread_strata(stock: _Stock, shape: _Shape, settings: PlanSettings) -> _Sto
     return _Stock((pairs, n_safe, n_unsafe))
 
 
-def _deal(queue: list[_Unit], side: int, shape: _Shape, settings: PlanSettings) -> list[_Unit]:
+def _deal(queue: list[PlanRow], side: int, shape: _Shape, settings: PlanSettings) -> list[PlanRow]:
     """Reorder one label's shuffled rows so that drawing batch after batch gives each the overall mix.
 
     Rows sorted by stratum are dealt round the full batches, so two full batches never differ by more than one row of
     any stratum. What is left out, and what the short batch gets, is picked at even distances from the same order.
     """
-    in_strata = sorted(queue, key=lambda unit: _stratum(unit[0], settings.stratify_by))  # stable: stays shuffled inside
+    in_strata = sorted(queue, key=lambda row: _stratum(row, settings.stratify_by))  # stable: stays shuffled inside
     n_short = shape.short[side] if shape.short else 0
     n_left = len(queue) - shape.n_full * shape.full[side] - n_short
     rest, left = _pick_evenly(in_strata, n_left)
     rest, short = _pick_evenly(rest, n_short)
-    key = {id(unit): place for place, unit in enumerate(queue)}
-    hands = (sorted(rest[i :: shape.n_full], key=lambda unit: key[id(unit)]) for i in range(shape.n_full))
-    return [*chain.from_iterable(hands), *sorted(short, key=lambda unit: key[id(unit)]), *left]
+    key = {row.row_idx: place for place, row in enumerate(queue)}
+    hands = (sorted(rest[i :: shape.n_full], key=lambda row: key[row.row_idx]) for i in range(shape.n_full))
+    return [*chain.from_iterable(hands), *sorted(short, key=lambda row: key[row.row_idx]), *left]
 
 
 def _stratum(row: PlanRow, names: tuple[str, ...]) -> tuple[tuple[bool, str], ...]:
@@ -219,20 +219,23 @@ def _stratum(row: PlanRow, names: tuple[str, ...]) -> tuple[tuple[bool, str], ..
     return tuple((value is not None, value or "") for value in values)
 
 
-def _pick_evenly(units: list[_Unit], n: int) -> tuple[list[_Unit], list[_Unit]]:
-    """Split off n units at even distances; return (the rest, the picked)."""
-    chosen = {(2 * i + 1) * len(units) // (2 * n) for i in range(n)}
-    rest = [unit for place, unit in enumerate(units) if place not in chosen]
-    return rest, [units[place] for place in sorted(chosen)]
+def _pick_evenly(rows: list[PlanRow], n: int) -> tuple[list[PlanRow], list[PlanRow]]:
+    """Split off n rows at even distances; return (the rest, the picked)."""
+    chosen = {(2 * i + 1) * len(rows) // (2 * n) for i in range(n)}
+    rest = [row for place, row in enumerate(rows) if place not in chosen]
+    return rest, [rows[place] for place in sorted(chosen)]
 
 
 # --- drawing
 
 
-def _draw(queues: list[Iterator[_Unit]], need: _Sizes) -> list[PlanRow]:
-    pairs, safe, unsafe = (list(islice(queue, n)) for queue, n in zip(queues, need, strict=True))
-    safe_rows = [pair[0] for pair in pairs] + [unit[0] for unit in safe]
-    return safe_rows + [pair[1] for pair in pairs] + [unit[0] for unit in unsafe]
+_Queues = tuple[Iterator[_Pair], Iterator[PlanRow], Iterator[PlanRow]]
+
+
+def _draw(queues: _Queues, need: _Sizes) -> list[PlanRow]:
+    pairs = list(islice(queues[0], need[0]))
+    safe, unsafe = islice(queues[1], need[1]), islice(queues[2], need[2])
+    return [*(pair[0] for pair in pairs), *safe, *(pair[1] for pair in pairs), *unsafe]
 
 
 def _make_batch(idx: int, rows: list[PlanRow]) -> PlannedBatch:
@@ -240,14 +243,14 @@ def _make_batch(idx: int, rows: list[PlanRow]) -> PlannedBatch:
     return PlannedBatch(idx, batch_id(samples), samples)
 
 
-def _left_out(queues: list[Iterator[_Unit]], stock: _Stock, shape: _Shape) -> tuple[LeftOut, ...]:
+def _left_out(queues: _Queues, stock: _Stock, shape: _Shape) -> tuple[LeftOut, ...]:
     out: list[LeftOut] = []
     if shape.short and not shape.keep_short:
         out += [_out(row, SHORT_NOT_WANTED) for row in _draw(queues, shape.short)]
-    pairs, safe, unsafe = (list(queue) for queue in queues)
+    pairs, safe, unsafe = list(queues[0]), list(queues[1]), list(queues[2])
     out += [_out(row, TOO_FEW_LEFT) for pair in pairs for row in pair]
-    for side, units, others in ((1, safe, unsafe), (2, unsafe, safe)):
-        for (row,) in units:
+    for side, rows, others in ((1, safe, unsafe), (2, unsafe, safe)):
+        for row in rows:
             if not shape.full[side]:
                 out.append(_out(row, NO_PARTNER))
             elif pairs or (others and not stock.queues[0]):

@@ -3,16 +3,17 @@
 Not covered: how rows are put into batches (batches.py).
 """
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Protocol
 
-from backend.domain.canonical import canonical_json, digest, sha256_hex
+from backend.domain.canonical import canonical_json, digest
 from backend.domain.errors import PlanImpossible, ProvenanceBroken
 from backend.domain.vocabulary import Label
 
@@ -149,7 +150,10 @@ class BatchPlan:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of `to_json`."""
-        return sha256_hex(self.to_json())
+        sha = hashlib.sha256()
+        for part in self.json_parts():
+            sha.update(part)
+        return sha.hexdigest()
 
     def summary(self) -> dict[str, Any]:
         """Return the counts a person wants first."""
@@ -166,18 +170,19 @@ class BatchPlan:
 
     def to_json(self) -> bytes:
         """Serialise canonically: samples as [label, row_idx, row_id] in order, left-out rows with their reason."""
-        return canonical_json(
-            {
-                "version": 1,
-                "settings": self.settings.to_dict(),
-                "prompt_set_sha256": self.prompt_set_sha256,
-                "batches": [
-                    {"batch_id": batch.batch_id, "samples": [(s.label, s.row_idx, s.row_id) for s in batch.samples]}
-                    for batch in self.batches
-                ],
-                "left_out": [(row.label, row.row_idx, row.row_id, row.reason) for row in self.left_out],
-            }
-        )
+        return b"".join(self.json_parts())
+
+    def json_parts(self) -> Iterator[bytes]:
+        """Yield `to_json` batch by batch: the plan of a million prompts is 90 MB."""
+        yield b'{"batches":['
+        for place, batch in enumerate(self.batches):
+            samples = [(s.label, s.row_idx, s.row_id) for s in batch.samples]
+            yield b"," * bool(place) + canonical_json({"batch_id": batch.batch_id, "samples": samples})
+        yield b'],"left_out":['
+        for place, row in enumerate(self.left_out):
+            yield b"," * bool(place) + canonical_json((row.label, row.row_idx, row.row_id, row.reason))
+        rest = {"prompt_set_sha256": self.prompt_set_sha256, "settings": self.settings.to_dict(), "version": 1}
+        yield b"]," + canonical_json(rest)[1:]
 
     @classmethod
     def from_json(cls, data: bytes) -> "BatchPlan":

@@ -57,6 +57,29 @@ class Preview:
     suggested_label: Label | None = None
     label_meaning: LabelMeaning | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON."""
+        return {
+            "filename": self.filename,
+            "format": self.format,
+            "columns": list(self.columns),
+            "mapping": self.mapping and self.mapping.to_dict(),
+            "n_rows": self.n_rows,
+            "counts": self.counts,
+            "label_values": self.label_values,
+            "problems": [{"row": p.row, "column": p.column, "message": p.message} for p in self.problems],
+            "n_problems": self.n_problems,
+            "notes": list(self.notes),
+            "first_rows": list(self.first_rows),
+            "known_mappings": list(self.known_mappings),
+            "complete": self.complete,
+            "left_out": self.left_out,
+            "n_both_labels": self.n_both_labels,
+            "n_duplicates": self.n_duplicates,
+            "suggested_label": self.suggested_label and str(self.suggested_label),
+            "label_meaning": self.label_meaning and self.label_meaning.to_dict(),
+        }
+
 
 @dataclass(slots=True)
 class _Tally:

@@ -111,13 +111,17 @@ def _text(cells: Cells, column: str | None, *, first_of_list: bool = False) -> s
 
     An object of truth values stands for the names of those that are true.
     """
-    raw = cells.get(column) if column else None
+    if column is None:
+        return None
+    raw = cells.get(column)
+    if isinstance(raw, str):  # most cells are text
+        return _checked(raw, column) if raw.strip() else None
     if isinstance(raw, dict) and all(isinstance(value, bool) for value in raw.values()):
         raw = [name for name, is_so in raw.items() if is_so]
-    if isinstance(raw, Sequence) and not isinstance(raw, str):
-        parts = [_scalar(item, str(column)) for item in raw if not _missing(item)]
+    if isinstance(raw, Sequence):
+        parts = [_scalar(item, column) for item in raw if not _missing(item)]
         raw = (parts[0] if first_of_list else ", ".join(parts)) if parts else None
-    return None if _missing(raw) else _scalar(raw, str(column))
+    return None if _missing(raw) else _scalar(raw, column)
 
 
 def _scalar(raw: Any, column: str) -> str:

@@ -7,14 +7,14 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import InvalidInput, NotFound
-from backend.domain.plan import BatchPlan, LeftOut, PlannedBatch
+from backend.domain.plan import LeftOut, PlannedBatch
 from backend.store import datasets, plans
 from backend.store import tables as t
 from backend.store.paging import Key, Page, page, slice_page
 
 
 def create(
-    session: Session, name: str, dataset: t.Dataset, model: t.Model, params: dict[str, Any], plan: BatchPlan
+    session: Session, name: str, dataset: t.Dataset, model: t.Model, params: dict[str, Any], plan: plans.Frozen
 ) -> t.Analysis:
     """Store a queued analysis with its plan and with what the model looked like at this moment."""
     digests = ("config", "weights", "tokenizer", "template")
@@ -26,7 +26,7 @@ def create(
         status="queued",
         stage="",
         done=0,
-        total=len(plan.batches),
+        total=plan.summary["n_batches"],
         environment={},
         created_at=t.utcnow(),
         dataset_id=dataset.id,
@@ -34,13 +34,13 @@ def create(
         engine=params["engine"],
         params=params,
         plan_digest=plan.digest,
-        plan_summary=plan.summary(),
+        plan_summary=plan.summary,
         sites=model.sites,
         model_digests={name: getattr(model, f"{name}_digest") for name in digests},
     )
     session.add(analysis)
     session.flush()
-    session.add(plans.freeze(analysis.id, plan))
+    session.add(plan.row(analysis.id))
     session.flush()
     return analysis
 

@@ -2,46 +2,71 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Text, cast, delete, func, insert, select, update
+from sqlalchemy import Text, cast, delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import Conflict, NotFound
+from backend.domain.jobs import ACTIVE
 from backend.domain.plan import PlanRow
+from backend.domain.prompts import LabelMeaning, PromptSet
 from backend.domain.prompts import PromptRow as DomainRow
-from backend.domain.prompts import PromptSet
+from backend.domain.reading import CheckedSet
 from backend.domain.vocabulary import Label
 from backend.store import tables as t
 from backend.store.paging import Key, Page, page
 
+FEW_ROWS = 1000
+"""So many are stored, or deleted, in one transaction without anybody noticing."""
 _CHUNK = 2000
 
 
 def find(session: Session, sha256: str, name: str) -> t.Dataset | None:
     """Return the prompt set with this content and this name, if it was imported before."""
     query = select(t.Dataset).where(t.Dataset.sha256 == sha256, t.Dataset.name == name, t.Dataset.status != "failed")
+    query = query.where(t.Dataset.deleted_at.is_(None))
     return session.scalars(query.order_by(t.Dataset.created_at).limit(1)).first()
 
 
 def create(
     session: Session, name: str, sha256: str, prompts: PromptSet, files: list[dict[str, Any]], status: str
 ) -> t.Dataset:
-    """Store the head of a prompt set; its rows follow with `add_rows`. sha256: the set's own, computed beforehand."""
-    n_safe = prompts.count(Label.SAFE)
-    dataset = t.Dataset(
-        id=t.new_id("ds"),
-        name=name,
-        sha256=sha256,
-        label_meaning=prompts.label_meaning.to_dict(),
-        n_rows=len(prompts.rows),
-        n_safe=n_safe,
-        n_unsafe=len(prompts.rows) - n_safe,
-        n_duplicates=prompts.n_duplicates,
-        files=files,
-        status=status,
-        created_at=t.utcnow(),
+    """Store the head of a prompt set in memory; its rows follow with `add_rows`. sha256: computed beforehand."""
+    n_safe, n_rows = prompts.count(Label.SAFE), len(prompts.rows)
+    counts = {"n_rows": n_rows, "n_safe": n_safe, "n_unsafe": n_rows - n_safe, "n_duplicates": prompts.n_duplicates}
+    stored = n_rows if status == "succeeded" else 0
+    return _add(
+        session, prompts.label_meaning, counts, name=name, sha256=sha256, files=files, status=status, stored=stored
     )
+
+
+def begin(session: Session, name: str, checked: CheckedSet, files: list[dict[str, Any]]) -> t.Dataset:
+    """Store the head of a checked set, `running`; its rows follow."""
+    settled = checked.settled
+    counts = {
+        "n_rows": settled.n_rows,
+        "n_safe": settled.n_safe,
+        "n_unsafe": settled.n_rows - settled.n_safe,
+        "n_duplicates": settled.n_duplicates,
+    }
+    left_out = [asdict(row) for row in settled.listed]
+    return _add(
+        session,
+        checked.label_meaning,
+        counts,
+        name=name,
+        sha256=settled.sha256,
+        files=files,
+        left_out=left_out,
+        status="running",
+    )
+
+
+def _add(session: Session, meaning: LabelMeaning, counts: dict[str, int], **fields: Any) -> t.Dataset:
+    created = {"id": t.new_id("ds"), "created_at": t.utcnow(), "label_meaning": meaning.to_dict()}
+    dataset = t.Dataset(**created, **counts, **fields)
     session.add(dataset)
     session.flush()
     return dataset
@@ -49,16 +74,24 @@ def create(
 
 def row_values(rows: Iterable[DomainRow], first: int = 0) -> list[dict[str, Any]]:
     """Return rows as columns, at the positions from `first` on. Slow work that needs no transaction."""
-    names = ("response", "category", "difficulty", "group", "source")
+    return identified_values(((row.digest, row) for row in rows), first)
+
+
+def identified_values(rows: Iterable[tuple[str, DomainRow]], first: int = 0) -> list[dict[str, Any]]:
+    """Do what `row_values` does for rows that come with their digests."""
     return [
         {
             "row_idx": idx,
-            "row_id": row.digest,
+            "row_id": row_id,
             "label": str(row.label),
             "messages": [{"role": m.role, "content": m.content} for m in row.messages],
-            **{name: getattr(row, name) for name in names},
+            "response": row.response,
+            "category": row.category,
+            "difficulty": row.difficulty,
+            "group": row.group,
+            "source": row.source,
         }
-        for idx, row in enumerate(rows, first)
+        for idx, (row_id, row) in enumerate(rows, first)
     ]
 
 
@@ -67,19 +100,6 @@ def add_rows(session: Session, dataset_id: str, values: Sequence[dict[str, Any]]
     for start in range(0, len(values), _CHUNK):
         chunk = [{"dataset_id": dataset_id, **value} for value in values[start : start + _CHUNK]]
         session.execute(insert(t.PromptRow), chunk)
-
-
-def set_status(session: Session, dataset_id: str, status: str) -> None:
-    """Change the status of a prompt set whose rows land in the background."""
-    session.execute(update(t.Dataset).where(t.Dataset.id == dataset_id).values(status=status))
-
-
-def drop_unfinished(session: Session) -> list[str]:
-    """Remove prompt sets whose import was cut off by the end of its process; return their names."""
-    unfinished = list(session.scalars(select(t.Dataset).where(t.Dataset.status.in_(("queued", "running")))))
-    for dataset in unfinished:
-        session.delete(dataset)
-    return [dataset.name for dataset in unfinished]
 
 
 def get(session: Session, dataset_id: str) -> t.Dataset:
@@ -93,9 +113,24 @@ def get(session: Session, dataset_id: str) -> t.Dataset:
 def get_ready(session: Session, dataset_id: str) -> t.Dataset:
     """Return a prompt set whose rows are all there. Raises NotFound, Conflict."""
     dataset = get(session, dataset_id)
+    if dataset.status == "failed":
+        raise Conflict(f"The import of the prompt set {dataset.name!r} failed: import it again. {dataset.error or ''}")
     if dataset.status != "succeeded":
-        raise Conflict(f"The prompt set {dataset.name!r} is still being imported (status {dataset.status}).")
+        raise Conflict(
+            f"The prompt set {dataset.name!r} is still being imported (status {dataset.status}, "
+            f"{dataset.stored:,} of {dataset.n_rows:,} rows)."
+        )
     return dataset
+
+
+def left_out(session: Session, dataset_id: str) -> list[dict[str, Any]]:
+    """Return the first rows that were left out of a set: {"file", "row", "reason"}. Raises NotFound."""
+    return list(get(session, dataset_id).left_out)
+
+
+def set_status(session: Session, dataset_id: str, status: str) -> None:
+    """Change the status of a prompt set."""
+    get(session, dataset_id).status = status
 
 
 def listing(session: Session, q: str | None, after: Key | None, limit: int) -> Page[t.Dataset]:
@@ -133,8 +168,14 @@ def plan_rows(session: Session, dataset_id: str) -> list[PlanRow]:
     """Return what a batch plan needs to know of every row, without loading any text."""
     r = t.PromptRow
     query = select(r.row_idx, r.row_id, r.label, r.category, r.difficulty, r.group)
-    rows = session.execute(query.where(r.dataset_id == dataset_id).order_by(r.row_idx))
-    return [PlanRow(idx, id_, Label(label), category, level, group) for idx, id_, label, category, level, group in rows]
+    rows = session.execute(
+        query.where(r.dataset_id == dataset_id).order_by(r.row_idx).execution_options(yield_per=_CHUNK)
+    )
+    once: dict[str | None, str | None] = {}  # the same few words in a million rows: each is kept once
+    return [
+        PlanRow(idx, id_, Label(label), *(once.setdefault(word, word) for word in words))
+        for idx, id_, label, *words in rows
+    ]
 
 
 def n_without_response(session: Session, dataset_id: str, label: str | None = None) -> int:
@@ -143,9 +184,14 @@ def n_without_response(session: Session, dataset_id: str, label: str | None = No
     return session.scalar(query.where(t.PromptRow.label == label) if label else query) or 0
 
 
-def remove(session: Session, dataset_id: str) -> None:
-    """Delete a prompt set and its rows for good. Raises Conflict that names a run which uses it."""
+def remove(session: Session, dataset_id: str) -> int:
+    """Delete a prompt set for good; return how many rows `imports.purge` has yet to take away.
+
+    Those of a small set go at once. Raises Conflict where a run uses it, by name, or while it is being imported.
+    """
     dataset = get(session, dataset_id)
+    if dataset.status in ACTIVE:
+        raise Conflict(f"The prompt set {dataset.name!r} is still being imported: wait until that has ended.")
     e = t.Evaluation
     for noun, query in (
         ("analysis", select(t.Analysis).where(t.Analysis.dataset_id == dataset.id).order_by(t.Analysis.created_at)),
@@ -155,7 +201,11 @@ def remove(session: Session, dataset_id: str) -> None:
         if user is not None:
             deleted = " (deleted, but it can still be restored)" if user.deleted_at else ""
             raise Conflict(f"The {noun} {user.name!r} ({user.id}){deleted} uses the prompt set {dataset.name!r}.")
+    if dataset.stored > FEW_ROWS:
+        dataset.deleted_at = t.utcnow()
+        return dataset.stored
     session.execute(delete(t.Dataset).where(t.Dataset.id == dataset.id))
+    return 0
 
 
 def text_of(row: t.PromptRow) -> str:

@@ -17,8 +17,11 @@ from sqlalchemy.orm import Session
 _IMMEDIATE = "routeprint_immediate"
 
 
-def make_engine(url: str) -> Engine:
-    """Create an engine with the pragmas and transaction rules that this product needs."""
+def make_engine(url: str, cache_mb: int | None = None) -> Engine:
+    """Create an engine with the pragmas and transaction rules that this product needs.
+
+    cache_mb: pages that SQLite keeps in memory for each connection; None: its own default, 2 MB.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True, future=True)
@@ -32,6 +35,8 @@ def make_engine(url: str) -> Engine:
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "busy_timeout=30000", "foreign_keys=ON", "synchronous=FULL"):
             cursor.execute(f"PRAGMA {pragma}")
+        if cache_mb is not None:
+            cursor.execute(f"PRAGMA cache_size={-1024 * cache_mb}")
         cursor.close()
 
     @event.listens_for(engine, "begin")

@@ -1,7 +1,10 @@
 """Frozen batch plans: stored once with their analysis, decoded once per process."""
 
 import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,9 +14,36 @@ from backend.domain.plan import BatchPlan
 from backend.store import tables as t
 
 
-def freeze(analysis_id: str, plan: BatchPlan) -> t.AnalysisPlan:
-    """Return the row that holds the plan of an analysis."""
-    return t.AnalysisPlan(analysis_id=analysis_id, plan=zlib.compress(plan.to_json()))
+def packed(plan: BatchPlan) -> Iterator[bytes]:
+    """Yield the stored form of a plan, piece by piece."""
+    packer = zlib.compressobj()
+    for part in plan.json_parts():
+        yield packer.compress(part)
+    yield packer.flush()
+
+
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A plan as it is stored. blob: its JSON, compressed."""
+
+    blob: bytes
+    digest: str
+    summary: dict[str, Any]
+    settings: dict[str, Any]
+
+    @classmethod
+    def of(cls, plan: BatchPlan) -> "Frozen":
+        """Freeze a plan; its whole JSON is never in memory."""
+        return cls(b"".join(packed(plan)), plan.digest, plan.summary(), plan.settings.to_dict())
+
+    @classmethod
+    def stored(cls, session: Session, analysis: t.Analysis) -> "Frozen":
+        """Return the plan of an analysis, without decoding it."""
+        return cls(_blob(session, analysis.id), analysis.plan_digest, analysis.plan_summary, analysis.params)
+
+    def row(self, analysis_id: str) -> t.AnalysisPlan:
+        """Return the row that holds the plan of an analysis."""
+        return t.AnalysisPlan(analysis_id=analysis_id, plan=self.blob)
 
 
 @lru_cache(maxsize=16)
@@ -23,7 +53,11 @@ def _thaw(blob: bytes) -> BatchPlan:
 
 def load(session: Session, analysis_id: str) -> BatchPlan:
     """Return the plan of an analysis. Raises NotFound, ProvenanceBroken where a batch id is not that of its samples."""
+    return _thaw(_blob(session, analysis_id))
+
+
+def _blob(session: Session, analysis_id: str) -> bytes:
     blob = session.scalar(select(t.AnalysisPlan.plan).where(t.AnalysisPlan.analysis_id == analysis_id))
     if blob is None:
         raise NotFound("analysis", analysis_id)
-    return _thaw(bytes(blob))
+    return bytes(blob)

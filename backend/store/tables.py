@@ -46,7 +46,10 @@ class Dataset(Base):
     n_unsafe: Mapped[int]
     n_duplicates: Mapped[int]
     status: Mapped[str] = mapped_column(String(16), default="succeeded")
-    files: Mapped[list[Any]]  # [{"name", "sha256", "bytes", "mapping", "label", "n_rows"}]
+    stored: Mapped[int] = mapped_column(default=0)  # rows that are there: n_rows, once it succeeded
+    error: Mapped[str | None] = mapped_column(Text)
+    files: Mapped[list[Any]]  # [{"name", "sha256", "bytes", "mapping", "label", "n_rows", "left_out": {reason: rows}}]
+    left_out: Mapped[list[Any]] = mapped_column(JSON, default=list, deferred=True)  # [{"file", "row", "reason"}], first
     created_at: Mapped[str] = mapped_column(String(40), default=utcnow)
     deleted_at: Mapped[str | None] = mapped_column(String(40))
 

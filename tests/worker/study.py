@@ -15,6 +15,7 @@ from backend.store import analyses, datasets, experts, trainings
 from backend.store import tables as t
 from backend.store.engine import reading, shared_engine, writing
 from backend.store.migrate import upgrade
+from backend.store.plans import Frozen
 from tests.worker.tiny import save_tiny
 from worker.measuring import measure_shard
 from worker.scanning import scan
@@ -73,7 +74,7 @@ class Study:
             dataset = session.get_one(t.Dataset, self.dataset_id)
             plan = plan_batches(rows, dataset.sha256, PlanSettings(batch_size=batch_size))
             model = session.get_one(t.Model, self.model_id)
-            analysis = analyses.create(session, "study", dataset, model, ANALYSIS | params, plan)
+            analysis = analyses.create(session, "study", dataset, model, ANALYSIS | params, Frozen.of(plan))
             analysis.status = "running"
             return analysis.id
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import Field
 
-from backend.api.schemas.common import Answer, LabelWord, Status
+from backend.api.schemas.common import Answer, LabelWord, Progress, Status
 
 
 class LabelMeaningOut(Answer):
@@ -87,10 +87,19 @@ class FileOut(Answer):
     mapping: MappingOut | None = None
     label: LabelWord | None = None
     n_rows: int | None = None
+    left_out: dict[str, int] = Field(default_factory=dict)
+
+
+class LeftOutRowOut(Answer):
+    """A row that a mapping left out. reason: a word of its `leave_out`."""
+
+    file: str
+    row: int
+    reason: str
 
 
 class DatasetOut(Answer):
-    """A prompt set: immutable, content-addressed."""
+    """A prompt set: immutable, content-addressed. `progress` counts stored rows; `error`: why an import failed."""
 
     id: str
     name: str
@@ -101,6 +110,8 @@ class DatasetOut(Answer):
     n_duplicates: int
     label_meaning: LabelMeaningOut
     status: Status
+    progress: Progress
+    error: str | None
     files: list[FileOut]
     created_at: str
 

@@ -4,7 +4,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from backend.api import datasets as edge_datasets
 from backend.settings import Settings
 from tests.backend import seeding
 from tests.backend.api.calls import Api
@@ -170,18 +169,6 @@ def test_a_file_name_never_leaves_its_place(api: Api):
     assert created["files"][0]["name"] == "evil.jsonl"
 
 
-def test_many_rows_land_in_the_background(api: Api, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(edge_datasets, "MANY_ROWS", 10)
-    monkeypatch.setattr(edge_datasets, "_CHUNK", 7)
-    content = seeding.jsonl(seeding.prompt_rows(12))
-    accepted = api.post("/datasets", 202, files=upload(content), data=FORM)
-    assert accepted["status"] == "running"
-    done = api.get(f"/datasets/{accepted['id']}")  # the test client returns once background work has ended
-    assert done["status"] == "succeeded"
-    rows = api.get(f"/datasets/{accepted['id']}/rows")["items"]
-    assert [row["row_idx"] for row in rows] == list(range(24))
-
-
 def test_an_unused_set_can_be_deleted_and_a_used_one_names_its_analysis(api: Api, engine):
     seeding.add_model(engine)
     free, used = api.dataset(2, name="free"), api.dataset(4, name="used")
@@ -200,3 +187,27 @@ def test_the_demonstration_set_is_imported_once(api: Api):
     assert api.post("/datasets/demo", 200) == first
     rows = api.get(f"/datasets/{first['id']}/rows", params={"limit": 500})["items"]
     assert all(row["group"] and row["difficulty"] for row in rows)
+
+
+def test_the_known_formats_are_listed_with_their_columns_and_what_their_labels_say(api: Api):
+    formats = {one["name"]: one for one in api.get("/datasets/formats")["items"]}
+    assert formats["BeaverTails"]["columns"] == ["prompt", "response", "category", "is_safe"]
+    assert "answer" in formats["BeaverTails"]["about"]
+    assert formats["AdvBench"]["fixed_label"] == "unsafe"
+    assert next(iter(formats)) == "XSTest"
+
+
+def test_what_a_mapping_leaves_out_is_counted_and_listed(api: Api):
+    rows = b"prompt,label\na,safe\nb,unsafe\na,unsafe\nc,safe\nd,\n"
+    refused = api.post("/datasets", 422, files=upload(rows, "p.csv"), data=FORM)
+    assert {error["loc"][3] for error in refused["errors"]} == {3, 5}
+    chosen = {"columns": {}, "leave_out": ["both_labels", "unlabelled"]}
+    created = api.post("/datasets", 201, files=upload(rows, "p.csv"), data=FORM | {"mapping": json.dumps(chosen)})
+    assert (created["n_rows"], created["files"][0]["left_out"]) == (2, {"unlabelled": 1, "both_labels": 2})
+    first = api.get(f"/datasets/{created['id']}/left-out", params={"limit": 2})
+    rest = api.get(f"/datasets/{created['id']}/left-out", params={"cursor": first["next_cursor"]})
+    assert [(row["row"], row["reason"]) for row in first["items"] + rest["items"]] == [
+        (5, "unlabelled"),
+        (1, "both_labels"),
+        (3, "both_labels"),
+    ]

@@ -69,7 +69,7 @@ def test_a_queue_out_of_reach_does_not_lose_the_job(api: Api, monkeypatch: pytes
     assert queue.states([job["id"]]) == {job["id"]: "ENQUEUED"}
 
 
-def test_a_half_imported_set_is_gone_after_a_restart(api: Api, settings: Settings):
+def test_a_half_imported_set_says_so_after_a_restart_and_keeps_no_row(api: Api, settings: Settings):
     created = api.dataset(3)
     with writing(api.client.app.state.edge.engine) as session:
         datasets.set_status(session, created["id"], "running")
@@ -79,8 +79,12 @@ def test_a_half_imported_set_is_gone_after_a_restart(api: Api, settings: Setting
     (settings.home / "scratch" / "left over").mkdir(parents=True)
     with TestClient(create_app(settings)):
         pass
-    api.get(f"/datasets/{created['id']}", 404)
+    cut = api.get(f"/datasets/{created['id']}")
+    assert (cut["status"], cut["progress"]["done"]) == ("failed", 0)
+    assert "import the files again" in cut["error"]
+    assert api.get(f"/datasets/{created['id']}/rows")["items"] == []
     assert not (settings.home / "scratch").exists()
+    api.call("DELETE", f"/datasets/{created['id']}", 204)
 
 
 def test_an_upload_above_the_limit_stops_while_it_streams(client: TestClient, settings, monkeypatch):

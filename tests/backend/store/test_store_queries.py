@@ -10,7 +10,7 @@ from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.plan import PlanRow
 from backend.domain.prompts import LabelMeaning, Message, PromptRow, RowOrigin, build_prompt_set
 from backend.domain.vocabulary import Label
-from backend.store import datasets, jobs, runs
+from backend.store import datasets, imports, jobs, runs
 from backend.store import tables as t
 from backend.store.caching import Recent
 from backend.store.engine import make_engine, reading, writing
@@ -169,7 +169,7 @@ def test_a_deleted_run_is_not_resumed(engine):
             jobs.resume(session, "analysis", analysis.id)
 
 
-def test_an_import_that_was_cut_off_is_removed_with_its_rows(engine):
+def test_an_import_that_was_cut_off_says_so_and_its_rows_are_removed(engine):
     prompts = build_prompt_set(
         (
             (RowOrigin("f", i), PromptRow((Message("user", f"cut {label}"),), label))
@@ -180,7 +180,13 @@ def test_an_import_that_was_cut_off_is_removed_with_its_rows(engine):
     with writing(engine) as session:
         cut = datasets.create(session, "cut off", prompts.sha256, prompts, [], "running")
         datasets.add_rows(session, cut.id, datasets.row_values(prompts.rows))
-    with writing(engine) as session:
-        assert datasets.drop_unfinished(session) == ["cut off"]
+    assert imports.fail_unfinished(engine) == ["cut off"]
+    assert list(imports.to_purge(engine)) == [cut.id]
+    imports.purge(engine, cut.id)
+    assert list(imports.to_purge(engine)) == []
     with reading(engine) as session:
         assert session.get(t.PromptRow, (cut.id, 0)) is None
+        kept = datasets.get(session, cut.id)
+        assert (kept.status, kept.stored, kept.error) == ("failed", 0, imports.CUT_OFF)
+        with pytest.raises(Conflict, match="import the files again"):
+            datasets.get_ready(session, cut.id)
