@@ -5,11 +5,13 @@ comparison COMPARISON JOB · context CONTEXT JOB · evaluation EVALUATION JOB. A
 Started by worker/child.py only.
 """
 
+import os
 import sys
 import traceback
 from pkgutil import resolve_name
 
 from backend.domain.errors import RouteprintError
+from backend.domain.jobs import QUEUE_CPU, WORKFLOWS
 from worker.child import answer, die_with_parent
 
 RUNS = {
@@ -33,8 +35,15 @@ def run_stage(stage: str, args: list[str]) -> object:
 
         return measure_shard(args[0], int(args[1]), int(args[2]), args[3])
     if stage in RUNS:
+        if WORKFLOWS[stage][1] == QUEUE_CPU:
+            _take_half_the_cores()
         return resolve_name(RUNS[stage])(args[0], args[1])
     raise ValueError(f"unknown stage {stage!r}")
+
+
+def _take_half_the_cores() -> None:
+    """Two stages without a model may run side by side, beside one with a model. Works before NumPy is loaded only."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
 
 
 def main() -> int:

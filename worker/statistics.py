@@ -74,7 +74,9 @@ def compute(engine: Engine, statistics_id: str, job_id: str) -> int:
 
 def _environment() -> dict[str, Any]:
     versions = {name: version(name) for name in ("routeprint", "numpy")} | {"python": platform.python_version()}
-    return {"device": "cpu", "host": platform.node(), "threads": os.cpu_count(), "versions": versions}
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    threads_or_none = int(threads) if threads.isdigit() else None
+    return {"device": "cpu", "host": platform.node(), "threads": threads_or_none, "versions": versions}
 
 
 class _Teller:

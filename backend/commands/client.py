@@ -28,10 +28,11 @@ class JobFailed(RouteprintError):
 
 
 def subject_path(id_: str) -> str:
-    """Return `analyses/<id>`, `trainings/<id>` or `statistics/<id>`, told by the id's prefix."""
+    """Return `analyses/<id>`, `trainings/<id>`, ..., told by the id's prefix."""
     noun = _SUBJECTS.get(id_.partition("_")[0])
     if noun is None:
-        raise ApiError(f"{id_!r} is not the id of an analysis (an_...), a training (tr_...) or statistics (st_...).")
+        known = ", ".join(f"{prefix}_... ({own})" for prefix, own in _SUBJECTS.items())
+        raise ApiError(f"{id_!r} is not the id of a run. There are: {known}.")
     return f"{noun}/{id_}"
 
 

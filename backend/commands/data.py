@@ -188,9 +188,11 @@ def show_links(answer: dict[str, Any]) -> None:
 
 
 def verify(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="An analysis (an_...) or a training (tr_...).")],
+    id_: Annotated[
+        str, typer.Argument(metavar="ID", help="An analysis (an_...), a training (tr_...) or statistics (st_...).")
+    ],
 ) -> None:
-    """Recompute the whole chain of an analysis or a training from its stored rows.
+    """Recompute the whole chain of an analysis, a training or statistics from the stored rows.
 
     Prints every link and the first that breaks. Exit status 1 if one does.
 
@@ -205,9 +207,9 @@ def verify(
 
 
 def cancel(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="An analysis, a training, or the job of one.")],
+    id_: Annotated[str, typer.Argument(metavar="ID", help="An analysis, a training, statistics, or the job of one.")],
 ) -> None:
-    """Stop an analysis or a training. What it has stored stays, and it can be resumed.
+    """Stop an analysis, a training or statistics. What it has stored stays, and it can be resumed.
 
     Example: `routeprint cancel an_1f0c9a2b7d3e`
     """

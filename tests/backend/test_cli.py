@@ -66,7 +66,7 @@ def test_an_unreachable_api_is_one_sentence_and_exit_status_1() -> None:
 def test_an_id_of_neither_kind_is_said_to_be_none() -> None:
     done = _routeprint("verify", "ds_000000000000")
     assert done.returncode == 1
-    assert "'ds_000000000000' is not the id of an analysis" in done.stderr
+    assert "'ds_000000000000' is not the id of a run" in done.stderr
 
 
 def test_a_mistyped_command_is_answered_with_a_suggestion() -> None:
