@@ -76,7 +76,8 @@ def publish(folder: Path, target: Path, facts: dict[str, Any]) -> str:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
-    data = canonical_json({"version": 1, **facts, "files": files})
+    value = {"version": 2, **facts, "files": files}
+    data = canonical_json(value | {"self": sha256_hex(canonical_json(value))})
     for name in files:
         _flush(folder / name)
     (folder / MANIFEST).write_bytes(data)
@@ -97,6 +98,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise ValueError("it has no manifest: writing it was cut short") from None
     try:
         value = json.loads(data)
+        own = value.pop("self") if value["version"] > 1 else None
+        if own is not None and own != sha256_hex(canonical_json(value)):
+            raise ValueError("it does not match its own SHA-256")
         files = dict(value.pop("files"))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"its manifest cannot be read: {error}") from None

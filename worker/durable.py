@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
+from transformers.trainer import SCHEDULER_NAME
 
 from worker.checkpoints import checkpoint_dir, publish, staging, staging_dir, tidy
 from worker.ranks import Ranks
+from worker.sharding import is_sharded, load_whole_state, whole_state
 
 KEPT_CHECKPOINTS = 2
 
@@ -27,6 +30,7 @@ class DurableTrainer(Trainer):
     checkpoint_extras: Callable[[Path], None] | None = None
     checkpoint_facts: Mapping[str, Any] = {}
     _staged: Path | None = None
+    _whole: dict[str, Tensor] | None = None
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self._staged or self.args.output_dir)
@@ -50,11 +54,19 @@ class DurableTrainer(Trainer):
             self._staged = None
         self.ranks.wait()
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the weights; sharded ones are put together by all processes first."""
+        self._whole = whole_state(self.model) if self.model is not None and is_sharded(self.model) else None
+        try:
+            super().save_model(output_dir, _internal_call)
+        finally:
+            self._whole = None
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """Save the weights and what goes with them; not the pickled arguments, which name paths of this machine."""
         assert output_dir is not None
         assert isinstance(self.model, PreTrainedModel)
-        self.model.save_pretrained(output_dir, state_dict=state_dict)
+        self.model.save_pretrained(output_dir, state_dict=state_dict or self._whole)
         if self.checkpoint_extras is not None:
             self.checkpoint_extras(Path(output_dir))
 
@@ -66,4 +78,29 @@ class DurableTrainer(Trainer):
         saved = AutoModelForCausalLM.from_pretrained(
             resume_from_checkpoint, dtype=dtype, local_files_only=True, use_safetensors=True
         )
-        target.load_state_dict(saved.state_dict(), strict=True)
+        if is_sharded(target):
+            load_whole_state(target, saved.state_dict())
+        else:
+            target.load_state_dict(saved.state_dict(), strict=True)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save the optimizer's state: the first process' is everybody's, unless each holds its own part."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.model is not None and is_sharded(self.model):
+            assert self.optimizer is not None
+            Path(output_dir).mkdir(parents=True, exist_ok=True)  # the first process may be on its way still
+            torch.save(self.optimizer.state_dict(), self._own_part(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.model is None or not is_sharded(self.model):
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        own = torch.load(self._own_part(checkpoint), map_location="cpu", weights_only=True)
+        self.optimizer.load_state_dict(own)
+        schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, map_location="cpu", weights_only=True)
+        self.lr_scheduler.load_state_dict(schedule)
+
+    def _own_part(self, folder: str) -> Path:
+        return Path(folder) / f"optimizer_{self.ranks.rank}.pt"

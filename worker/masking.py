@@ -5,6 +5,7 @@ and momentum would still move every row. Here the optimizer owns only the chosen
 measures and scales only them. Not covered: how tokens are routed meanwhile (masked_routing.py).
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,6 +17,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.vocabulary import Expert
 from worker.ranks import Ranks
 from worker.row_adamw import OwnedRows, RowAdamW
+from worker.sharding import local
 from worker.sites import ExpertTensor, MoeSite
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -91,7 +93,7 @@ class LearningWeights:
             split.add(id(tensor.parameter))
             self._layers.append((site.spec.layer, owned))
         others = [p for p in model.parameters() if id(p) not in split]
-        self.rows = [owned for _, owned in self._layers if owned.experts]
+        self.rows = [owned for _, owned in self._layers if owned.wanted]
         self.whole = [] if mode is Learn.SELECTED else others
         _let_learn(model, [*self.whole, *(owned.parameter for owned in self.rows)])
 
@@ -129,18 +131,19 @@ class LearningWeights:
 
     def _gradients(self) -> list[Tensor]:
         """Return the gradients of what learns in this step."""
-        grads = [p.grad for p in self.whole if p.grad is not None]
+        grads = [local(p.grad) for p in self.whole if p.grad is not None]
         return grads + [grad for owned in self.rows for grad in owned.gradients()]
 
-    def clip(self, max_norm: float | None) -> float:
+    def clip(self, max_norm: float | None, parts: Ranks = Ranks()) -> float:  # noqa: B008  # frozen
         """Scale the step's gradients to `max_norm` if they are longer (None or 0: never); return their norm before.
 
-        Only weights that learn in this step are measured and scaled.
+        Only weights that learn in this step are measured and scaled. parts: the processes that hold parts of the
+        gradients, if they are sharded.
         """
         grads = self._gradients()
-        if not grads:
-            return 0.0
-        norm = float(torch.nn.utils.get_total_norm(grads))
+        norm = float(torch.nn.utils.get_total_norm(grads)) if grads else 0.0
+        if parts.size > 1:
+            norm = math.hypot(*parts.gather(norm))
         if max_norm and norm > max_norm:
             for grad in grads:
                 grad.mul_(max_norm / (norm + 1e-6))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from backend.domain.errors import RouteprintError
-from worker.examples import Collated
+from worker.examples import IGNORED, Collated
 
 MAX_HALVINGS = 3
 _WORDS = ("out of memory", "can't allocate memory", "not enough memory")
@@ -43,14 +43,18 @@ class MicroBatches:
         """Go on with half as many samples per forward; return what to tell. Raises OutOfMemory after three times."""
         before = self.size
         if before == 1 or self.halved == MAX_HALVINGS:
-            raise OutOfMemory(
-                f"Step {step}: out of memory with {before} samples per forward"
-                + (f", after halving {self.halved} times" if self.halved else "")
-                + ". The step was not applied. Use a smaller micro_batch_size, more processes, shorter answers, "
-                "a smaller expert set, or a device with more memory."
-            )
+            raise OutOfMemory(self.no_room(step))
         self.size, self.halved = (before + 1) // 2, self.halved + 1
         return f"step {step}: out of memory with {before} samples per forward; going on with {self.size}"
+
+    def no_room(self, step: int) -> str:
+        """Return what to say when a step fits in no way that is tried."""
+        tried = f", after halving {self.halved} times" if self.halved else ""
+        return (
+            f"Step {step}: out of memory with {self.size} samples per forward{tried}. The step was not applied. Use a "
+            "smaller micro_batch_size, more processes, shorter answers, a smaller expert set, or a device with more "
+            "memory."
+        )
 
     def state(self) -> dict[str, int]:
         """Return what a checkpoint keeps, so that a resumed run cuts its batches where the undisturbed one did."""
@@ -73,6 +77,17 @@ def give_memory_back() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def idle_part(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return a part without samples: one token that nothing learns from.
+
+    Processes that hold parts of the weights need each other in every forward, also one that has no sample left.
+    """
+    ids = inputs["input_ids"][:1, :1]
+    labels = torch.full((1, 2), IGNORED, device=ids.device)
+    shape = {"input_ids": ids.expand(1, 2), "attention_mask": torch.ones_like(labels), "labels": labels}
+    return shape | {"batch": Collated((), ())}
 
 
 class RandomState:

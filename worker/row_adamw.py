@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
+from backend.domain.errors import NotSupported
+from worker.sharding import held, local
+
 _NARROW = (torch.bfloat16, torch.float16)
 
 
@@ -19,16 +22,26 @@ class OwnedRows:
     """The experts of one fused parameter that learn. `active`: those of them that learn in the present step.
 
     parameter: experts along its first axis, `rows` rows each; expert e owns `parameter[e * rows : (e + 1) * rows]`.
+    Of a sharded parameter, a process owns the experts whose rows it holds. wanted: the experts that learn anywhere.
+    Raises NotSupported if an expert's rows would lie on two processes.
     """
 
     def __init__(self, parameter: torch.nn.Parameter, rows: int, experts: Iterable[int]) -> None:
         self.parameter, self.rows = parameter, rows
-        self.experts = tuple(sorted(experts))
+        self.wanted = tuple(sorted(experts))
+        self._start, stop = held(parameter)
+        if self._start % rows or stop % rows:
+            raise NotSupported(
+                f"a fused parameter of shape {tuple(parameter.shape)} holds {rows} rows per expert, and sharding would "
+                "cut an expert in two: train with whole weights, or with another number of processes."
+            )
+        self.experts = tuple(e for e in self.wanted if self._start <= e * rows < stop)
         self.active: tuple[int, ...] = self.experts
 
     def of(self, tensor: Tensor, expert: int) -> Tensor:
         """Return an expert's rows of a tensor shaped like the parameter, as a view."""
-        return tensor[expert * self.rows : (expert + 1) * self.rows]
+        first = expert * self.rows - self._start
+        return local(tensor)[first : first + self.rows]
 
     def weights(self) -> list[Tensor]:
         """Return the active experts' weights, as views."""
@@ -89,7 +102,7 @@ class RowAdamW(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 if group["experts"] is None:
-                    update.add(parameter, parameter.grad, self._whole_state(parameter))
+                    update.add(local(parameter.detach()), local(parameter.grad), self._whole_state(parameter))
                 else:
                     self._add_rows(update, self._rows[id(parameter)])
             update.apply(group)
@@ -99,8 +112,8 @@ class RowAdamW(torch.optim.Optimizer):
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
             state["step"] = torch.zeros((), dtype=torch.float32)
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            state["exp_avg"] = torch.zeros_like(local(parameter.detach()))
+            state["exp_avg_sq"] = torch.zeros_like(local(parameter.detach()))
         return state
 
     def _row_state(self, owned: OwnedRows) -> dict[str, Tensor]:
@@ -115,7 +128,9 @@ class RowAdamW(torch.optim.Optimizer):
             state["exp_avg"] = torch.zeros(shape, dtype=dtype, device=parameter.device)
             state["exp_avg_sq"] = torch.zeros(shape, dtype=dtype, device=parameter.device)
             if narrow:
-                state["master"] = torch.stack([owned.of(parameter.detach(), e).float() for e in owned.experts])
+                state["master"] = torch.zeros(shape, dtype=dtype, device=parameter.device)
+                for place, expert in enumerate(owned.experts):
+                    state["master"][place] = owned.of(parameter.detach(), expert).float()
         return state
 
     def _add_rows(self, update: "_Update", owned: OwnedRows) -> None:

@@ -47,7 +47,8 @@ class TrainingRun:
     batches, in the plan's order. experts: pairs (layer, expert); or {batch_id: pairs}; or None. mode: selected,
     all_but_selected, full. routing: free or masked. lr_schedule: constant or linear (to zero at the last step), after
     `warmup_steps`. max_grad_norm: 0 for no clipping. checkpoint_every: steps. micro_batch_size: samples that a process
-    puts into one forward; None: its whole share of the batch. out_dir: the run's own folder; one run at a time.
+    puts into one forward; None: its whole share of the batch. shard_weights: each process keeps a part of every weight,
+    for models larger than one GPU. out_dir: the run's own folder; one run at a time.
     """
 
     model_path: str
@@ -67,6 +68,7 @@ class TrainingRun:
     preserve_batches: bool = True
     checkpoint_every: int = 20
     micro_batch_size: int | None = None
+    shard_weights: bool = False
     dtype: str = "auto"
     device: str = "cpu"
     allow_hub: bool = False

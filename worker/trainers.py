@@ -24,10 +24,11 @@ from worker.durable import DurableTrainer
 from worker.examples import BatchCollator, Collated, SampleKey
 from worker.masked_routing import MaskedRouting
 from worker.masking import ExpertChoice, Learn, LearningWeights
-from worker.micro_batches import MicroBatches, RandomState, give_memory_back, is_out_of_memory
+from worker.micro_batches import MicroBatches, OutOfMemory, RandomState, give_memory_back, idle_part, is_out_of_memory
 from worker.ranks import Ranks
 from worker.runs import TrainingDiverged
 from worker.sampling import BatchPreservingSampler, Rows, ShuffledSampler
+from worker.sharding import is_sharded
 from worker.sites import MoeSite, find_sites
 from worker.steps import StepFacts, check_rows, divergence, open_step, replicas_differ
 
@@ -78,6 +79,7 @@ class ExpertMaskingTrainer(DurableTrainer):
         self.masked_routing = MaskedRouting(sites, choice) if routing == "masked" else None
         self.preserve_batches, self.shuffle_batches = preserve_batches, shuffle_batches
         self.on_note = on_note
+        self.sharded = is_sharded(model)
         self.checkpoint_facts = dict(facts or {})
         self.step_facts: StepFacts | None = None
         self.batch_sampler: BatchPreservingSampler | ShuffledSampler | None = None
@@ -168,6 +170,9 @@ class ExpertMaskingTrainer(DurableTrainer):
         self.begin_pass(facts)
         fits = True
         parts = list(self.micro.cut(inputs))
+        if self.sharded:
+            most = max(self.ranks.gather(len(parts)))
+            parts += [idle_part(inputs)] * (most - len(parts))
         try:
             with self.masked_routing.step(batch_id) if self.masked_routing and parts else nullcontext():
                 for part in parts:
@@ -175,6 +180,8 @@ class ExpertMaskingTrainer(DurableTrainer):
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
+            if self.sharded:  # the others wait inside the same forward and cannot be told
+                raise OutOfMemory(self.micro.no_room(self.state.global_step + 1)) from None
             fits = False
         if all(self.ranks.gather(fits)):
             return True
@@ -221,8 +228,11 @@ class ExpertMaskingTrainer(DurableTrainer):
         facts.losses = self.in_order(facts, [loss for part in facts.parts for loss in part.tolist()])
         self.check_step(facts)
         facts.loss = math.fsum(self.ranks.gather(float(facts.total)))
-        self.weights.add_up(self.ranks)
-        facts.grad_norm = self.weights.clip(self.max_grad_norm)
+        if self.sharded:  # the gradients are summed already, and each process holds its parts of them
+            facts.grad_norm = self.weights.clip(self.max_grad_norm, self.ranks)
+        else:
+            self.weights.add_up(self.ranks)
+            facts.grad_norm = self.weights.clip(self.max_grad_norm)
         assert self.optimizer is not None
         facts.learning_rate = float(self.optimizer.param_groups[0]["lr"])
         if not (math.isfinite(facts.loss) and math.isfinite(facts.grad_norm)):
@@ -242,7 +252,7 @@ class ExpertMaskingTrainer(DurableTrainer):
 
     def check_replicas(self) -> None:
         """Raise ReplicasDiffer unless all processes hold the same bits of what learns."""
-        if self.ranks.size == 1:
+        if self.ranks.size == 1 or self.sharded:
             return
         wrong = replicas_differ(self.state.global_step, self.ranks.gather(self.weights.fingerprint()))
         if wrong:

@@ -9,24 +9,26 @@ a GPU in deterministic mode. Not covered: jobs, tables, targets (tuning.py).
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn.modules.dropout import _DropoutNd
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments, set_seed
 
-from backend.domain.errors import Conflict
+from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.provenance import prompt_digest
-from worker.checkpoints import MANIFEST, Manifest, locked, newest_checkpoint, publish, read_manifest, staging, tidy
+from worker.checkpoints import MANIFEST, locked, newest_checkpoint, publish, read_manifest, staging, tidy
 from worker.examples import BatchCollator, ExampleRows
 from worker.masked_routing import MaskedRouting, RoutingReport
-from worker.models import LoadedModel, load_model
+from worker.models import LoadedModel, load_model, usable_sites
 from worker.monitoring import BatchMonitoringTrainer
 from worker.prompts import pad_id
 from worker.ranks import Ranks
+from worker.resuming import go_on, say_differences
 from worker.runs import NoSink, StepRecord, StepSink, TrainingDiverged, TrainingResult, TrainingRun
+from worker.sharding import shard, whole_state
 from worker.trainers import ExpertMaskingTrainer
 from worker.witness import ExpectedBatch
 
@@ -77,7 +79,7 @@ def _start(run: TrainingRun, sink: StepSink) -> TrainingResult | Path | None:
 
 def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ranks) -> TrainingResult:
     set_seed(run.seed)
-    loaded = load_model(run.model_path, dtype=run.dtype, device=run.device, allow_hub=run.allow_hub)
+    loaded = _load(run, ranks)
     environment = {"versions": _versions(), "threads": torch.get_num_threads()}
     stop = _StopWhenAsked(run.checkpoint_every, sink, ranks)
     trainer = build_trainer(run, loaded, sink, facts={"run": run.digest, **environment}, callbacks=[stop])
@@ -88,7 +90,7 @@ def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ran
     if checkpoint is not None:
         manifest = read_manifest(checkpoint)
         resumed_from = int(manifest.facts["step"])
-        _say_differences(manifest, environment, sink)
+        say_differences(manifest, environment, sink)
         go_on(trainer, manifest, sink)
         sink.log(f"going on after step {resumed_from} of {run.n_steps}")
     elif report.free_layers:
@@ -100,44 +102,20 @@ def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ran
     if stop.stopped:
         return TrainingResult(model_dir=None, manifest_sha256=None, n_steps=n_steps, **ends)
     facts = {"step": n_steps, "run": run.digest, "versions": _versions(), **_layers(report)}
-    sha256 = ranks.share(save_model(run, loaded, facts=facts) if ranks.first else None)
+    state = whole_state(loaded.model) if trainer.sharded else None
+    sha256 = ranks.share(save_model(run, loaded, facts, state) if ranks.first else None)
     return TrainingResult(model_dir=run.out_dir / MODEL, manifest_sha256=sha256, n_steps=n_steps, **ends)
 
 
-def go_on(trainer: BatchMonitoringTrainer, checkpoint: Manifest, sink: StepSink) -> None:
-    """Set a trainer up to go on from a checkpoint. Raises Conflict where another number of processes would not do.
-
-    With the same number, the micro-batch is the one that fitted into memory; with another one, the shares are others.
-    """
-    step, before = checkpoint.facts["step"], checkpoint.facts.get("world_size", 1)
-    now = trainer.ranks.size
-    if now == before:
-        if "micro_batch" in checkpoint.facts:
-            trainer.micro.restore(checkpoint.facts["micro_batch"])
-        return
-    assert trainer.model is not None
-    by_chance = draws_at_random(trainer.model)
-    if by_chance:
-        raise Conflict(
-            f"The checkpoint after step {step} was written by {before} process(es), and {now} are to go on: this model "
-            f"draws random numbers while it trains ({by_chance}), and their state belongs to each process. "
-            f"Resume it with n_processes {before}, or start a new training."
-        )
-    sink.note(
-        "processes",
-        f"up to step {step} this run was trained by {before} process(es), from then on by {now}: the same batches, but "
-        "sums are taken in another order, so the weights may differ from an undisturbed run's in their last bits",
-    )
-
-
-def draws_at_random(model: torch.nn.Module) -> str | None:
-    """Return the name of a part of the model that drops at random while it trains, None if there is none."""
-    for name, module in model.named_modules():
-        for key, value in vars(module).items():
-            drops = "drop" in key or (key == "p" and isinstance(module, _DropoutNd))
-            if drops and isinstance(value, float) and value > 0:
-                return f"{name}.{key} = {value}"
-    return None
+def _load(run: TrainingRun, ranks: Ranks) -> LoadedModel:
+    """Load the model, or this process' parts of it."""
+    if not run.shard_weights:
+        return load_model(run.model_path, dtype=run.dtype, device=run.device, allow_hub=run.allow_hub)
+    if ranks.size == 1:
+        raise InvalidInput("shard_weights needs at least two processes to share the weights.", ("shard_weights",))
+    loaded = load_model(run.model_path, dtype=run.dtype, device="cpu", allow_hub=run.allow_hub)
+    shard(loaded.model, run.device)
+    return replace(loaded, sites=usable_sites(loaded.model), device=torch.device(run.device))
 
 
 def build_trainer(
@@ -214,10 +192,15 @@ class _StopWhenAsked(TrainerCallback):
         control.should_save = self.stopped or state.global_step % self.every == 0
 
 
-def save_model(run: TrainingRun, loaded: LoadedModel, facts: Mapping[str, Any]) -> str:
-    """Save the trained model with its tokenizer, for stock `from_pretrained`; return its manifest's SHA-256."""
+def save_model(
+    run: TrainingRun, loaded: LoadedModel, facts: Mapping[str, Any], state: Mapping[str, Any] | None = None
+) -> str:
+    """Save the trained model with its tokenizer, for stock `from_pretrained`; return its manifest's SHA-256.
+
+    state: its weights, where the model itself holds parts of them only.
+    """
     folder = staging(run.out_dir, MODEL)
-    loaded.model.save_pretrained(folder)
+    loaded.model.save_pretrained(folder, state_dict=None if state is None else dict(state))
     save_tokenizer(run, loaded, folder)
     return publish(folder, run.out_dir / MODEL, {"kind": "model", **facts})
 
@@ -263,14 +246,6 @@ def _finished(run: TrainingRun, sink: StepSink) -> TrainingResult | None:
 
 def _versions() -> dict[str, str]:
     return {name: version(name) for name in ("torch", "transformers", "accelerate", "safetensors")}
-
-
-def _say_differences(manifest: Manifest, environment: Mapping[str, Any], sink: StepSink) -> None:
-    changed = [name for name, value in environment.items() if manifest.facts.get(name) != value]
-    if changed:
-        step = manifest.facts["step"]
-        what = " and ".join(changed)
-        sink.note("environment", f"{what} changed after step {step}: the result may differ in its last bits")
 
 
 @contextmanager

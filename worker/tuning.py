@@ -26,8 +26,9 @@ from worker.measuring import check_model, prompt_rows, still_wanted
 from worker.micro_batches import give_memory_back
 from worker.models import LoadedModel, inspect_model, load_model
 from worker.prompts import answer_is_cut, decode_answer, encode_answer
-from worker.runs import StepRecord, TrainingResult, TrainingRun
+from worker.runs import TrainingResult, TrainingRun
 from worker.scanning import choose_device, environment, model_row
+from worker.store_sink import StoreSink
 from worker.training import train
 
 RUN_PARAMS = (
@@ -252,6 +253,7 @@ def _run(
         device=own_device(choose_device(settings)),
         allow_hub=settings.allow_hub,
         micro_batch_size=training.params.get("micro_batch_size"),
+        shard_weights=training.params.get("shard_weights", False),
         **{name: training.params[name] for name in RUN_PARAMS},
     )
 
@@ -288,34 +290,6 @@ def _experts(engine: Engine, training: t.Training) -> list[Expert] | dict[str, l
     if chosen.per_batch is None:
         return [(layer, expert) for layer, expert in chosen.experts]
     return {key: [(layer, expert) for layer, expert in pairs] for key, pairs in chosen.per_batch.items()}
-
-
-class StoreSink:
-    """Records a run's steps in the store and asks there whether the run is still wanted."""
-
-    def __init__(self, engine: Engine, training_id: str, job_id: str) -> None:
-        self.engine, self.training_id, self.job_id = engine, training_id, job_id
-
-    def record_step(self, record: StepRecord) -> None:
-        """Store one step; a step that was stored before a crash stays as it was."""
-        row = {name: getattr(record, name) for name in StepRecord.__slots__}
-        with writing(self.engine) as session:
-            writes.record_step(session, self.training_id, row | {"samples": list(record.samples)})
-
-    def should_stop(self) -> bool:
-        """Return True once the run was cancelled or deleted."""
-        return not still_wanted(self.engine, t.Training, self.training_id)
-
-    def log(self, message: str) -> None:
-        """Append a line to the job's log."""
-        with writing(self.engine) as session:
-            writes.log(session, self.job_id, message)
-
-    def note(self, kind: str, message: str) -> None:
-        """Append a line to the job's log and to the training's own record, there once."""
-        with writing(self.engine) as session:
-            writes.log(session, self.job_id, message, "warning")
-            writes.note(session, self.training_id, kind, message)
 
 
 def _keep(engine: Engine, settings: Settings, training: t.Training, result: TrainingResult) -> None:

@@ -23,6 +23,11 @@ def checked(session: Session, body: TrainingCreate) -> tuple[t.Analysis, t.Exper
     dataset = datasets.get(session, analysis.dataset_id)
     _check_targets(session, body, dataset)
     expert_set = _expert_set(session, body, analysis)
+    if body.shard_weights and body.n_processes == 1:
+        raise InvalidInput(
+            "shard_weights shares weights out among processes: n_processes 1 leaves nobody to share with.",
+            ("body", "n_processes"),
+        )
     params = body.model_dump(mode="json", exclude={"name"})
     return analysis, expert_set, params
 

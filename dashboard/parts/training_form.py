@@ -181,7 +181,7 @@ def _more(error: ApiRefused | None) -> Json:
 
 def _hardware(error: ApiRefused | None) -> Json:
     """Ask what changes speed and memory, not the batches. Empty fields leave the choice to the worker."""
-    a, b, _ = st.columns(3)
+    a, b, c = st.columns(3, vertical_alignment="bottom")
     with a:
         processes = st.number_input(
             "Processes",
@@ -202,7 +202,14 @@ def _hardware(error: ApiRefused | None) -> Json:
             help="For batches too large for memory: several forwards, still one step per batch.",
         )
         ui.field_error(error, "micro_batch_size")
-    return {"n_processes": processes, "micro_batch_size": samples}
+    with c:
+        shard = st.toggle(
+            "Shard the weights",
+            False,
+            help="Each process keeps a part of every weight, for models larger than one GPU. Needs two processes.",
+        )
+        ui.field_error(error, "shard_weights")
+    return {"n_processes": processes, "micro_batch_size": samples, "shard_weights": shard}
 
 
 def _submit(api: Api, body: Json) -> None:

@@ -1,6 +1,10 @@
 import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend.domain.errors import Conflict
 from worker.checkpoints import (
@@ -27,7 +31,7 @@ def checkpoint(out_dir, step, run="r"):
 def test_a_published_folder_matches_its_manifest(tmp_path):
     folder = checkpoint(tmp_path, 3)
     manifest = read_manifest(folder)
-    assert manifest.facts == {"version": 1, "run": "r", "step": 3}
+    assert manifest.facts == {"version": 2, "run": "r", "step": 3}
     assert set(manifest.files) == {"weights", "more/state"}
     assert not list(tmp_path.glob(".staging*"))
 
@@ -74,6 +78,19 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, damage, said):
     assert len(lines) == 1
     assert "checkpoint-10 cannot be used" in lines[0]
     assert said in lines[0]
+
+
+@given(cut=st.floats(0, 1, exclude_max=True), flip=st.integers(0, 7), whole=st.booleans(), which=st.integers(0, 2))
+def test_no_file_of_a_checkpoint_can_lose_an_end_or_a_bit_unnoticed(cut, flip, whole, which):
+    with TemporaryDirectory() as home:
+        good, bad, lines = checkpoint(Path(home), 9), checkpoint(Path(home), 10), []
+        file = [bad / "weights", bad / "more" / "state", bad / MANIFEST][which]
+        content = bytearray(file.read_bytes())
+        at = int(cut * len(content))
+        content[at] ^= 1 << flip
+        file.write_bytes(content if whole else content[:at])
+        assert newest_checkpoint(Path(home), "r", lines.append) == good
+        assert len(lines) == 1
 
 
 def test_a_run_without_a_whole_checkpoint_starts_afresh(tmp_path):

@@ -133,3 +133,22 @@ def test_a_damaged_model_is_made_again(olmoe, undisturbed, tmp_path):
     assert train(tiny_run(olmoe, tmp_path), again).manifest_sha256 == result.manifest_sha256
     assert [r.step for r in again.records] == [7, 8]
     assert "trained model cannot be used" in again.lines[0]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_and_at_every_boundary_of_a_checkpoint_ends_as_if_it_never_was(olmoe, tmp_path):
+    command = [sys.executable, "-m", "tests.worker.crash_server", olmoe, tmp_path, str(time.time_ns() % 10**6)]
+    environment = os.environ | {"PYTHONWARNINGS": "ignore", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert sum(told["kills"].values()) >= 20
+    assert len(told["boundaries"]) >= 12, told
+    for name in (*told["kills"], *told["boundaries"]):
+        like = "short" if name in told["boundaries"] else "undisturbed"
+        where = f"seed {command[-1]}: {name} {told['boundaries'].get(name, '')}"
+        mine, theirs = ((tmp_path / n / "model" / "manifest.json").read_bytes() for n in (name, like))
+        assert mine == theirs, where
+        records = [by_step(read_records(tmp_path / f"{n}.jsonl")) for n in (name, like)]
+        assert records[0] == records[1], where
+        assert not list((tmp_path / name).glob(".staging*")), where

@@ -72,6 +72,14 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+SHARDED: dict[str, dict[str, Any]] = {
+    "sharded-full": {"mode": "full", "experts": None, "shard_weights": True, "epochs": 1},
+    "sharded": {"shard_weights": True},
+    "sharded-others": {"mode": "all_but_selected", "shard_weights": True, "micro_batch_size": 1, "epochs": 1},
+}
+WAYS |= SHARDED
+
+
 @pytest.fixture(scope="module")
 def two(home, olmoe, dropping) -> dict[str, TrainingResult]:
     usual = {"model": str(olmoe), "sizes": SIZES}
@@ -81,13 +89,14 @@ def two(home, olmoe, dropping) -> dict[str, TrainingResult]:
         stopped=usual | {"stop_after": 5},
         chance=usual | {"model": str(dropping)},
         chance_stopped=usual | {"model": str(dropping), "stop_after": 5},
+        sharded_stopped=usual | SHARDED["sharded"] | {"stop_after": 5},
         scarce=usual | {"scarce": [1, 1], "epochs": 1},
     )
 
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_see_the_samples_of_one_and_come_close_to_its_losses(home, two, olmoe, tmp_path, way):
-    result, sink = alone(olmoe, tmp_path, **WAYS[way])
+    result, sink = alone(olmoe, tmp_path, **{**WAYS[way], "shard_weights": False})
     found = records(home, way)
     close = 0.05 if WAYS[way].get("dtype") else 2e-3
     assert len(found) == len(sink.records) > 0
@@ -125,7 +134,12 @@ def test_a_killed_process_is_named_and_what_was_stopped_or_killed_ends_as_if_it_
     usual = {"model": str(olmoe), "sizes": SIZES}
     with pytest.raises(ProcessesFailed, match=r"Process 1 of 2 ended with SIGKILL.*out of memory.*Resume"):
         together(home, killed=usual | {"die": [1, 5]})
-    going_on = {"killed": usual, "stopped": usual, "chance_stopped": usual | {"model": str(dropping)}}
+    going_on = {
+        "killed": usual,
+        "stopped": usual,
+        "chance_stopped": usual | {"model": str(dropping)},
+        "sharded_stopped": usual | SHARDED["sharded"],
+    }
     shutil.copytree(home / "stopped", home / "stopped-for-one")
     shutil.copytree(home / "chance_stopped", home / "chance-for-one")
     after = together(home, **going_on)
@@ -133,9 +147,11 @@ def test_a_killed_process_is_named_and_what_was_stopped_or_killed_ends_as_if_it_
         "killed": 3,  # inside the first epoch, from a checkpoint
         "stopped": 5,  # inside the second
         "chance_stopped": 5,
+        "sharded_stopped": 5,
     }
+    like = {"chance_stopped": "chance", "sharded_stopped": "sharded"}
     for name, result in after.items():
-        undisturbed = "chance" if name == "chance_stopped" else "plain"
+        undisturbed = like.get(name, "plain")
         assert by_step(records(home, name)) == timeless(records(home, undisturbed))
         assert result.manifest_sha256 == two[undisturbed].manifest_sha256
     assert timeless(records(home, "chance")) != timeless(records(home, "plain"))  # chance was at work indeed
@@ -152,6 +168,11 @@ def test_another_number_of_processes_goes_on_and_says_so_unless_chance_is_at_wor
     assert "up to step 5 this run was trained by 2 process(es), from then on by 1" in sink.notes[0][1]
     with pytest.raises(Conflict, match=r"written by 2 process\(es\), and 1 are to go on.*attention_dropout = 0.3"):
         alone(dropping, home / "chance-for-one")
+
+
+def test_sharding_needs_somebody_to_share_with(olmoe, tmp_path):
+    with pytest.raises(InvalidInput, match="shard_weights needs at least two processes"):
+        alone(olmoe, tmp_path, shard_weights=True)
 
 
 def test_more_processes_than_devices_are_refused_by_name():

@@ -14,6 +14,7 @@ from backend.store.verify import verify_analysis, verify_training
 from tests.worker.study import Study, open_study
 from tests.worker.tiny import save_tiny
 from worker.scanning import scan
+from worker.store_sink import StoreSink
 from worker.tuning import run_training
 
 
@@ -121,6 +122,24 @@ def test_a_stage_that_trains_in_two_processes_stores_the_same_steps_as_in_one(st
     assert study.get(t.Training, two).result["model_id"] == f"training:{two}"
     assert "notes" not in study.get(t.Training, two).result
     assert broken(training_links(study, two)) == []
+
+
+def test_a_damaged_checkpoint_is_passed_over_and_stands_in_the_log_and_the_record(study: Study, monkeypatch) -> None:
+    analysis = study.analyse()
+    training = study.submit_training(analysis, study.choose(analysis))
+    with monkeypatch.context() as patch:
+        patch.setattr(StoreSink, "should_stop", lambda sink: len(study.rows(t.TrainingStep, training_id=training)) == 5)
+        run_training(training, "job")
+    folder = get_settings().artifacts_path / "trainings" / training
+    state = folder / "checkpoint-5" / "trainer_state.json"
+    state.write_bytes(state.read_bytes()[:-10])
+    finish_training(study, training)
+    (noted,) = study.get(t.Training, training).result["notes"]
+    assert noted["kind"] == "checkpoint"
+    assert noted["text"].startswith("checkpoint-5 cannot be used (trainer_state.json is damaged)")
+    assert noted["text"] in [line.message for line in study.rows(t.JobLog, job_id="job") if line.level == "warning"]
+    assert [s.step for s in study.rows(t.TrainingStep, training_id=training)] == list(range(1, 7))
+    assert broken(training_links(study, training)) == []
 
 
 def test_default_targets_are_given_then_model_for_safe_and_a_refusal_for_unsafe(study: Study) -> None:

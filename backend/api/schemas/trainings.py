@@ -66,6 +66,13 @@ class TrainingCreate(Request):
             "batch. It stays one step per batch. Halved at most three times where memory runs out: see result.notes.",
         ),
     ] = None
+    shard_weights: Annotated[
+        Flag,
+        Field(
+            description="Each process keeps a part of every weight (FSDP2), for models larger than one GPU. Needs at "
+            "least two processes; the worker's main memory must hold the model. Never seen on a GPU so far."
+        ),
+    ] = False
     name: Name | None = None
 
 

@@ -34,6 +34,7 @@ def test_a_training_waits_in_the_queue_with_every_default_filled_in(ready):
     assert (created["analysis_name"], created["expert_set_name"], created["model"]) == ("study", "top", "tiny")
     assert created["name"] == "top on study"
     assert created["params"]["preserve_batches"] is True
+    assert (created["params"]["n_processes"], created["params"]["micro_batch_size"]) == (None, None)  # the worker's
     assert created["params"]["targets"] == {"safe": "default", "unsafe": "default"}
     job = ready.api.get(f"/jobs/{created['job_id']}")
     assert (job["kind"], job["subject_id"], job["status"]) == ("training", created["id"], "queued")
@@ -57,6 +58,10 @@ def test_a_training_needs_a_finished_analysis(ready):
         ({"targets": {"safe": "nothing"}}, "safe"),
         ({"learning_rate": 0}, "learning_rate"),
         ({"epochs": 0}, "epochs"),
+        ({"n_processes": 0}, "n_processes"),
+        ({"n_processes": 65}, "n_processes"),
+        ({"micro_batch_size": 0}, "micro_batch_size"),
+        ({"shard_weights": True, "n_processes": 1}, "n_processes"),
         ({"max_grad_norm": 0}, "max_grad_norm"),
         ({"preserve_batches": "yes"}, "preserve_batches"),
         ({"batch_size": 8}, "batch_size"),

@@ -1,0 +1,37 @@
+"""Where a training stage reports to: the tables. What a run reports, and when, stands in runs.py."""
+
+from sqlalchemy import Engine
+
+from backend.store import tables as t
+from backend.store import writes
+from backend.store.engine import writing
+from worker.measuring import still_wanted
+from worker.runs import StepRecord
+
+
+class StoreSink:
+    """Records a run's steps in the store and asks there whether the run is still wanted."""
+
+    def __init__(self, engine: Engine, training_id: str, job_id: str) -> None:
+        self.engine, self.training_id, self.job_id = engine, training_id, job_id
+
+    def record_step(self, record: StepRecord) -> None:
+        """Store one step; a step that was stored before a crash stays as it was."""
+        row = {name: getattr(record, name) for name in StepRecord.__slots__}
+        with writing(self.engine) as session:
+            writes.record_step(session, self.training_id, row | {"samples": list(record.samples)})
+
+    def should_stop(self) -> bool:
+        """Return True once the run was cancelled or deleted."""
+        return not still_wanted(self.engine, t.Training, self.training_id)
+
+    def log(self, message: str) -> None:
+        """Append a line to the job's log."""
+        with writing(self.engine) as session:
+            writes.log(session, self.job_id, message)
+
+    def note(self, kind: str, message: str) -> None:
+        """Append a line to the job's log and to the training's own record, there once."""
+        with writing(self.engine) as session:
+            writes.log(session, self.job_id, message, "warning")
+            writes.note(session, self.training_id, kind, message)
