@@ -136,26 +136,77 @@ def _by_site(
     """Fill critical and error [cell], and return the drift of every site and of all together."""
     once = np.ones((1, len(units.kind)), dtype=np.float32)
     found: dict[int | None, dict[str, float | None]] = {}
-    total, noise, moves = 0.0, 0.0, np.zeros(len(counts))
+    whole: _Squares | None = None
     for site, n in enumerate(n_experts):
         cells = slice(site * shape[1], site * shape[1] + n)
         scale, estimate = units.scale[cells], units.estimate[cells]
         shift, spread = moved(units, counts, cells)
         error[cells] = moved(units, once, cells)[1][0] * scale
-        drawn = (estimate + shift * scale) ** 2 - (spread * scale) ** 2
-        own_moves = drawn.sum(axis=1) - (estimate**2).sum()
-        own, own_noise = float((estimate**2 - error[cells] ** 2).sum()), float((error[cells] ** 2).sum())
         critical[cells] = np.where(scale > 0, critical_t(shift, spread, level), np.nan)
-        found[site] = _drift(own, own_noise, own_moves, n, level)
-        total, noise, moves = total + own, noise + own_noise, moves + own_moves
+        drawn, noise = estimate + shift * scale, (spread * scale) ** 2
+        own = _Squares(
+            n=n,
+            square=float((estimate**2).sum()),
+            noise=float((error[cells] ** 2).sum()),
+            drawn=(drawn**2).sum(axis=1),
+            drawn_noise=noise.sum(axis=1),
+            curve=((shift * scale) ** 2 - noise).sum(axis=1),
+            influence=units.influence[:, cells] @ (2 * estimate * scale),
+        )
+        found[site] = _drift(own, units.kind, counts, level)
+        whole = own if whole is None else whole + own
         if progress:
             progress(site + 1, len(n_experts))
-    found[None] = _drift(total, noise, moves, sum(n_experts), level)
+    assert whole is not None
+    found[None] = _drift(whole, units.kind, counts, level)
     return found
 
 
-def _drift(total: float, noise: float, moves: NDArray[np.float64], n: int, level: float) -> dict[str, float | None]:
-    """Return the corrected drift of n cells with its (basic bootstrap) interval, all given as sums of squares."""
-    below, above = np.quantile(moves, [(1 - level) / 2, (1 + level) / 2])
-    squares = {"corrected": total, "low": total - above, "high": total - below, "noise": noise}
-    return {name: float(np.sqrt(max(square, 0.0) / n)) for name, square in squares.items()}
+@dataclass(frozen=True, slots=True, eq=False)
+class _Squares:
+    """Sums over the n cells of a site. square: of the estimates squared; noise: of the standard errors squared.
+
+    Per resample: drawn, drawn_noise, the same there; curve, of the movements squared, less their noise. influence:
+    [unit], how far each unit moves `square`, to first order.
+    """
+
+    n: int
+    square: float
+    noise: float
+    drawn: NDArray[np.float64]
+    drawn_noise: NDArray[np.float64]
+    curve: NDArray[np.float64]
+    influence: NDArray[np.float64]
+
+    def __add__(self, other: "_Squares") -> "_Squares":
+        return _Squares(
+            self.n + other.n,
+            self.square + other.square,
+            self.noise + other.noise,
+            self.drawn + other.drawn,
+            self.drawn_noise + other.drawn_noise,
+            self.curve + other.curve,
+            self.influence + other.influence,
+        )
+
+
+def _drift(
+    own: _Squares, kind: NDArray[np.int64], counts: NDArray[np.float32], level: float
+) -> dict[str, float | None]:
+    """Return the corrected drift with its interval: bootstrap-t of the mean square, then its root.
+
+    The standard error of the mean square has two parts: of its first order, which grows with the drift and is
+    computed anew in each resample, and of its curve, which is all there is where nothing drifted.
+    """
+    corrected, curve, reach = own.square - own.noise, float(own.curve.var()), 0.0
+    size = float(np.sqrt(np.mean(own.influence**2)))
+    if size > 0:
+        one = Units((own.influence / size).astype(np.float32)[:, None], kind, np.zeros(1), np.ones(1))
+        once, cell = np.ones((1, len(kind)), dtype=np.float32), slice(0, 1)
+        first = moved(one, counts, cell)[1][:, 0].astype(np.float64) * size
+        error = float(moved(one, once, cell)[1][0, 0]) * size
+        moves = np.abs(own.drawn - own.drawn_noise - own.square)
+        t = moves / np.sqrt(own.drawn / own.square * first**2 + curve)
+        reach = float(np.quantile(t, level) * np.sqrt(error**2 + curve))
+    squares = {"corrected": corrected, "low": corrected - reach, "high": corrected + reach, "noise": own.noise}
+    return {name: float(np.sqrt(max(square, 0.0) / own.n)) for name, square in squares.items()}
