@@ -20,6 +20,8 @@ def abstract(facts: Facts) -> Text:
     runs += _tests(facts, facts.statistics) if facts.statistics else [f" {no_statistics(facts)}"]
     if facts.statistics:
         runs.append(_prediction(facts.statistics))
+    if facts.prompts.aliased:
+        runs.append(f" {facts.prompts.aliased}, so a difference between the labels may be one between the sources.")
     runs.append(
         " These figures describe an association in these prompts; they do not say whether an expert plays any part in "
         "how the model behaves."
@@ -107,7 +109,7 @@ def _prediction(statistics: StatisticsFacts) -> str:
     return (
         f" On held-out prompts, routing separated the labels with an AUC of {number(routing['auc'], 3)} "
         f"{interval_of(routing)}, the bag of token ids alone with {number(tokens['auc'], 3)} {interval_of(tokens)}: "
-        f"{verdict}."
+        f"{verdict} (95 % intervals)."
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 from backend.domain.report.document import Bullets, Section, Strong, Text, text
 from backend.domain.report.facts import Facts
-from backend.domain.report.words import count, listed, number, p_value, percent, plural, shown
+from backend.domain.report.words import count, number, p_value, percent, plural, shown
 from backend.domain.vocabulary import Label
 
 FEW = 50
@@ -53,20 +53,14 @@ def _tests(facts: Facts) -> Iterator[Text]:
 
 
 def _aliased(facts: Facts) -> Iterator[Text]:
-    prompts = facts.prompts
-    if prompts.one_label_per_source:
-        names = listed([shown(name) for name in list(prompts.sources)[:6]])
-        what = f"Every source in the set ({names}{', …' if len(prompts.sources) > 6 else ''}) holds one label only"
-    elif prompts.one_label_per_file:
-        what = f"Each of the {len(prompts.files)} files of the set holds one label only"
-    else:
+    if not facts.prompts.aliased:
         return
     yield text(
         Strong("Label and source cannot be told apart. "),
-        f"{what}. Whatever else differs between the sources (topic, wording, length, who wrote it) is in risk_diff, "
-        "too, and a small p-value says that the sources differ, not that safety does. With the source as strata "
-        "nothing would be testable. Contrast pairs, which differ in the label and in little else, would answer the "
-        "question.",
+        f"{facts.prompts.aliased}. Whatever else differs between the sources (topic, wording, length, who wrote it) is "
+        "in risk_diff, too, and a small p-value says that the sources differ, not that safety does. With the source as "
+        "stratum nothing would be testable. Contrast pairs, which differ in the label and in little else, would answer "
+        "the question.",
     )
 
 

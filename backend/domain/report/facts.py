@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from backend.domain.prompts import LabelMeaning
 from backend.domain.provenance import Link
-from backend.domain.report.words import decimals_for
+from backend.domain.report.words import decimals_for, listed, shown
 from backend.domain.risk import RiskTable
 from backend.domain.statistics.context import Load
 from backend.domain.vocabulary import LABELS, Label, Pool, Scope, Site
@@ -50,6 +50,14 @@ class PromptFacts:
         """Whether knowing the source of a prompt is knowing its label."""
         known = sum(map(sum, self.sources.values())) == self.n_rows
         return known and len(self.sources) > 1 and all(0 in labels for labels in self.sources.values())
+
+    @property
+    def aliased(self) -> str:
+        """Say what holds one label only where that is all sources or all files; else ""."""
+        if self.one_label_per_source:
+            names = listed([shown(name) for name in [*self.sources][:6]])
+            return f"Every source in the set ({names}{', …' if len(self.sources) > 6 else ''}) holds one label only"
+        return f"Each of the {len(self.files)} files of the set holds one label only" if self.one_label_per_file else ""
 
     @property
     def one_label_per_file(self) -> bool:

@@ -63,7 +63,7 @@ def p_value(p: float | None) -> str:
     """Four decimals, or a power of ten below that: a p-value is never 0."""
     if p is None or math.isnan(p):
         return NOTHING
-    return f"{p:.4f}" if p >= 1e-4 else f"{p:.1e}"
+    return f"{p:.4f}" if p >= 9.5e-5 else f"{p:.1e}"
 
 
 def percent(share: float | None, decimals: int = 1) -> str:

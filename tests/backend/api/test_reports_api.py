@@ -186,6 +186,7 @@ def test_caveats_follow_the_data(api: Api, engine):
     seeding.measure(engine, analysis["id"])
     text = Page(written(SimpleNamespace(api=api, path=f"/analyses/{analysis['id']}"))).text
     assert "Every source in the set (safe book and unsafe book) holds one label only" in text
+    assert text.count("a difference between the labels may be one between the sources") == 1
     assert "names neither topics nor contrast pairs" in text
     assert "“bfloat16”" in text
     assert "a harmful request that was complied with" in text
@@ -198,6 +199,7 @@ def test_caveats_follow_the_data(api: Api, engine):
         "Number format.",
         "Few units.",
         "Truncated prompts.",
+        "between the sources",
     ):
         assert caveat not in calm, caveat
     assert "Routing follows topic." in calm
