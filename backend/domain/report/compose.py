@@ -1,5 +1,6 @@
 """Facts in, report out: the sections in the order in which a reader of a paper wants them."""
 
+from dataclasses import replace
 from typing import Literal
 
 from backend.domain.report.abstract import abstract
@@ -11,6 +12,7 @@ from backend.domain.report.facts import Facts
 from backend.domain.report.method import method
 from backend.domain.report.record import reproduce, versions
 from backend.domain.report.results import results
+from backend.domain.report.tokens import tokens
 from backend.domain.report.words import count, day, shown
 
 ReportFormat = Literal["html", "md"]
@@ -25,7 +27,9 @@ def report(facts: Facts, form: ReportFormat) -> bytes:
 
 def compose(facts: Facts) -> Document:
     """Return the report as blocks."""
-    sections = [method(facts), versions(facts), results(facts), caveats(facts)]
+    found = results(facts)
+    found = replace(found, parts=(*found.parts[:1], *tokens(facts), *found.parts[1:]))
+    sections = [method(facts), versions(facts), found, caveats(facts)]
     if facts.examples:
         sections.append(_examples(facts))
     plan = facts.analysis.plan

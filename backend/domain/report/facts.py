@@ -133,6 +133,31 @@ class StatisticsFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class DrivenExpert:
+    """The tokens that raise and lower an expert's risk_diff most: (token, contribution), the largest first.
+
+    row: position of its site. concentration: share of the five largest |contributions|; None where all are zero.
+    """
+
+    row: int
+    expert: int
+    concentration: float | None
+    raising: tuple[tuple[str, float], ...]
+    lowering: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContextFacts:
+    """A finished context run. recounted: as in the REST answer."""
+
+    id: str
+    finished_at: str | None
+    recounted: Json
+    n_experts: int
+    experts: tuple[DrivenExpert, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """A prompt shown as an example."""
 
@@ -146,7 +171,8 @@ class Facts:
     """All of it. values, floors: [batch] largest |risk_diff| (pool mean) and noise floor, NaN where there is none.
 
     table: None where `reason` says why. statistics: None where `waiting` says how far they are ("" = never asked for).
-    links: None where the chain was not checked. load: None where nothing is counted.
+    context: None without a finished context run. links: None where the chain was not checked. load: None where nothing
+    is counted.
     """
 
     version: str
@@ -163,6 +189,7 @@ class Facts:
     floors: NDArray[np.float64]
     statistics: StatisticsFacts | None
     waiting: str
+    context: ContextFacts | None
     links: tuple[Link, ...] | None
     examples: tuple[Example, ...] = ()
 
@@ -207,7 +234,7 @@ class Facts:
     @property
     def as_of(self) -> str:
         """When the newest figure here came about: the only time a report names, and not the clock's."""
-        ends = [self.analysis.finished_at, self.statistics.finished_at if self.statistics else None]
+        ends = [run.finished_at for run in (self.analysis, self.statistics, self.context) if run is not None]
         return max((end for end in ends if end), default=self.analysis.created_at)
 
     @property

@@ -117,6 +117,8 @@ def _reads(facts: Facts) -> list[str]:
     lines += [f'curl -H "$AUTH" "{path}/risk-diff?format=csv&{asked}" -o risk_diff.csv']
     if facts.statistics:
         lines += [f'curl -H "$AUTH" "$API/statistics/{facts.statistics.id}/experts?format=csv" -o experts.csv']
+    if facts.context:
+        lines += [f'curl -H "$AUTH" "$API/context/{facts.context.id}/experts?pool={facts.pool}&limit=500"']
     return [*lines, f'curl -H "$AUTH" -X POST {path}/verify']
 
 

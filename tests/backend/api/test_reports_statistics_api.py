@@ -96,6 +96,30 @@ def test_every_figure_of_the_summary_is_the_one_that_rest_gives(ready):
         assert number(loads[str(layer["layer"])][-3]) == pytest.approx(layer["entropy"], abs=5.1e-4)
 
 
+@pytest.mark.parametrize("pool", ["mean", "pooled"])
+def test_the_tokens_of_an_expert_are_those_that_rest_gives(ready, pool):
+    assert "tokens" not in page_of(ready).ids
+    examined(ready, pool=pool)
+    context = ready.api.post(f"{ready.path}/context", 202, json={"experts": [[1, 0], [1, 2], [3, 3]]})
+    seeding.read_in_context(ready.engine, context["id"])
+    page = page_of(ready, pool=pool)
+    assert page.ids.index("top-experts") < page.ids.index("driving-tokens") < page.ids.index("layers-table")
+    assert "it counted exactly what the analysis had stored" in page.text
+    rows = page.tables["driving-tokens"][1:]
+    assert {(row[0], row[1]) for row in rows} == {("1", "0"), ("1", "2"), ("3", "3")}
+    for layer, expert, risk_diff, concentration, *sides in rows:
+        path = f"/context/{context['id']}/experts/{layer}/{expert}"
+        own = ready.api.get(path, params={"pool": pool, "top": 5})
+        assert number(risk_diff) == pytest.approx(own["risk_diff"], abs=5.1e-5)
+        assert number(concentration) == pytest.approx(100 * own["concentration"], abs=0.51)
+        for cell, side in zip(sides, ("raising", "lowering"), strict=True):
+            shown = re.findall(r"“(.*?)” ([+−][\d.]+)", cell)
+            assert [token for token, _ in shown] == [one["text"] for one in own[side]]
+            assert [number(value) for _, value in shown] == pytest.approx(
+                [one["contribution"] for one in own[side]], abs=5.1e-5
+            )
+
+
 def test_both_forms_say_the_same_of_the_statistics(ready):
     examined(ready, alpha=0.5)
     page, text = page_of(ready), ready.api.get(f"{ready.path}/report", params={"format": "md"}).text
