@@ -103,7 +103,7 @@ def run(api: Client, since: str) -> dict[str, Any]:
     with bar("statistics: thousandths") as advance:
         statistics = api.wait(f"statistics/{api.get(path)['statistics'][0]['id']}", advance)
     with bar("experts in context: batches") as advance:
-        context = api.wait(f"context/{api.post(f'{path}/context')['id']}", advance)
+        context = api.wait(f"context/{api.post(f'{path}/context', {})['id']}", advance)
     experts = api.post(f"{path}/expert-sets", {"name": f"top {TOP_K}", "method": "top_k", "k": TOP_K})
     body = {"analysis_id": analysis["id"], "expert_set_id": experts["id"], "epochs": 1, "name": "Published prompts"}
     started = time.monotonic()
