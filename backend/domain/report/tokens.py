@@ -58,4 +58,6 @@ def _table(facts: Facts, chosen: list[DrivenExpert]) -> Table:
 
 
 def _listed(found: tuple[tuple[str, float], ...], decimals: int) -> Run:
-    return "; ".join(f"“{shown(token)}” {signed(value, decimals)}" for token, value in found) or NOTHING
+    smallest = 0.5 * 10.0**-decimals  # what would be written as nothing is left out
+    named = [f"“{shown(token)}” {signed(value, decimals)}" for token, value in found if abs(value) >= smallest]
+    return "; ".join(named) or NOTHING
