@@ -19,7 +19,11 @@ Matrix = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """One heatmap. z, safe, unsafe, floor: [site, expert] float32, NaN = no value; vmax: end of the symmetric scale."""
+    """One heatmap. z, safe, unsafe, floor: [site, expert] float32, NaN = no value; vmax: end of the symmetric scale.
+
+    row: what a row is; palette: `scale` (blue safe, red unsafe) or `share`; more: one further figure per cell, said
+    after `more_words`.
+    """
 
     z: Matrix
     labels: tuple[str, ...]
@@ -30,6 +34,11 @@ class Heat:
     unsafe: Matrix | None = None
     floor: Matrix | None = None
     marks: tuple[tuple[int, int], ...] = ()  # (row, expert) that get a dot
+    row: str = "Layer"
+    palette: str = "scale"
+    digits: int = 4
+    more: Matrix | None = None
+    more_words: str = ""
 
     @property
     def height(self) -> int:
@@ -38,7 +47,7 @@ class Heat:
 
     def spec(self) -> Json:
         """Return JSON for the browser; arrays as base64 of little-endian float32."""
-        bodies = {name: _encode(getattr(self, name)) for name in ("z", "safe", "unsafe", "floor")}
+        bodies = {name: _encode(getattr(self, name)) for name in ("z", "safe", "unsafe", "floor", "more")}
         stamp = hashlib.sha256("|".join(b or "" for b in bodies.values()).encode()).hexdigest()[:16]
         return {
             **bodies,
@@ -49,6 +58,10 @@ class Heat:
             "vmax": self.vmax,
             "label": self.label,
             "unit": self.unit,
+            "row": self.row,
+            "palette": self.palette,
+            "digits": self.digits,
+            "moreWords": self.more_words,
             "marks": [list(m) for m in self.marks],
             "height": self.height,
         }

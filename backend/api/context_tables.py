@@ -41,6 +41,7 @@ def coactivation_body(
         "order": order,
         "top_pairs": named,
         "observed": found.observed.tolist() if matrix else None,
+        "lift": found.lift.round(4).tolist() if matrix else None,
         "reason": ONE_EXPERT if site.top_k < 2 else None,
     }
 

@@ -36,6 +36,10 @@ function themeOf(element) {
     scale: dark
       ? ['#b7dcff', '#7dbaf0', '#4a92d0', '#2f6699', '#24405a', '#232a31', '#5a302c', '#97443a', '#cf604d', '#f08f78', '#ffc9b8']
       : ['#053061', '#2166ac', '#4393c3', '#92c5de', '#d1e5f0', '#f7f7f5', '#fddbc7', '#f4a582', '#d6604d', '#b2182b', '#67001f'],
+    // For what has nothing to do with safe and unsafe: more or less than an even share, or than chance.
+    share: dark
+      ? ['#ead2f5', '#c9a3e0', '#a172c2', '#734a91', '#463155', '#232a31', '#27493a', '#377150', '#4f9e6c', '#84cf98', '#c6f2cf']
+      : ['#40004b', '#762a83', '#9970ab', '#c2a5cf', '#e7d4e8', '#f7f7f5', '#d9f0d3', '#a6dba0', '#5aae61', '#1b7837', '#00441b'],
     missing: dark ? '#3d464f' : '#c9c6bf',
     mark: dark ? '#ffffff' : '#000000', halo: dark ? '#000000' : '#ffd400',
   };

@@ -5,7 +5,7 @@ function floats(base64) {
 }
 
 const minus = text => text.replace('-', '−');
-const signed = value => Number.isFinite(value) ? minus((value >= 0 ? '+' : '') + value.toFixed(4)) : 'no value';
+const signed = (value, digits = 4) => Number.isFinite(value) ? minus((value >= 0 ? '+' : '') + value.toFixed(digits)) : 'no value';
 const percent = value => (100 * value).toFixed(1) + ' %';
 
 function rowsOf(values, rows, cols) {
@@ -14,7 +14,8 @@ function rowsOf(values, rows, cols) {
 
 // The words of one cell: hover, and what a screen reader hears.
 function cellWords(S, r, c, separator) {
-  const {data, arrays} = S, i = r * data.cols + c, lines = [`Layer ${data.labels[r]} · Expert ${c}`, `${data.unit} ${signed(arrays.z[i])}`];
+  const {data, arrays} = S, i = r * data.cols + c, lines = [`${data.row} ${data.labels[r]} · Expert ${c}`, `${data.unit} ${signed(arrays.z[i], data.digits)}`];
+  if (arrays.more && Number.isFinite(arrays.more[i])) lines.push(`${data.moreWords} ${Number.isInteger(arrays.more[i]) ? arrays.more[i] : arrays.more[i].toFixed(2)}`);
   if (arrays.unsafe && arrays.safe) lines.push(`fires on ${percent(arrays.unsafe[i])} of unsafe, ${percent(arrays.safe[i])} of safe tokens`);
   if (arrays.floor) lines.push(`noise floor of this cell ±${arrays.floor[i].toFixed(4)}`);
   return lines.join(separator);
@@ -34,9 +35,9 @@ function outline(S, theme) {
 function traces(S, theme, narrow) {
   const {data, arrays} = S, {rows, cols} = data;
   const hover = Array.from({length: rows}, (_, r) => Array.from({length: cols}, (_, c) => cellWords(S, r, c, '<br>')));
-  const steps = theme.scale.length - 1;
+  const scale = theme[data.palette], steps = scale.length - 1;
   const map = {type: 'heatmap', z: rowsOf(arrays.z, rows, cols), text: hover, hovertemplate: '%{text}<extra></extra>', hoverongaps: false,
-    colorscale: theme.scale.map((color, i) => [i / steps, color]), zmid: 0, zmin: -data.vmax, zmax: data.vmax,
+    colorscale: scale.map((color, i) => [i / steps, color]), zmid: 0, zmin: -data.vmax, zmax: data.vmax,
     xgap: cols <= 64 ? 1 : 0, ygap: rows <= 32 ? 1 : 0,
     colorbar: {thickness: 11, outlinewidth: 0, tickfont: {color: theme.text, size: 11.5}, nticks: 5, ticks: '', len: narrow ? 1 : 1,
       title: {text: data.unit, side: narrow ? 'top' : 'right', font: {size: 12}},
@@ -56,7 +57,7 @@ function layoutOf(S, theme, narrow) {
   const axis = {tickfont: {color: theme.text, size: 11.5}, showgrid: false, zeroline: false, ticks: '', constrain: 'domain'};
   return {...base, plot_bgcolor: theme.missing, uirevision: data.key, shapes: [], margin: {...base.margin, t: narrow ? 66 : 30, r: narrow ? 8 : 4},
     xaxis: {...axis, title: {text: 'Expert', font: {size: 12.5}}, range: [-0.5, data.cols - 0.5], ...(data.cols <= 16 ? {dtick: 1} : {})},
-    yaxis: {...axis, title: {text: 'Layer', font: {size: 12.5}}, range: [data.rows - 0.5, -0.5], tickvals: ticks, ticktext: ticks.map(r => data.labels[r])}};
+    yaxis: {...axis, title: {text: data.row, font: {size: 12.5}}, range: [data.rows - 0.5, -0.5], tickvals: ticks, ticktext: ticks.map(r => data.labels[r])}};
 }
 
 function keys(S, event) {
@@ -101,7 +102,7 @@ export default async function ({data, parentElement, setTriggerValue}) {
   const key = JSON.stringify([data.key, data.stamp]);
   if (S.arraysOf !== key) {
     S.arrays = {z: floats(data.z)};
-    for (const name of ['safe', 'unsafe', 'floor']) S.arrays[name] = data[name] ? floats(data[name]) : null;
+    for (const name of ['safe', 'unsafe', 'floor', 'more']) S.arrays[name] = data[name] ? floats(data[name]) : null;
     S.arraysOf = key;
     S.drawn = null;
   }

@@ -4,13 +4,14 @@ import streamlit as st
 
 from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import expert_sets, keeping, runs, verify
+from dashboard.parts import context, expert_sets, keeping, runs, verify
 from dashboard.plot import lines
 from dashboard.table import Column, Row, cell, table
 
 ROOMS = {
     "batches": "Batches",
     "experts": "Experts",
+    "context": "Experts in context",
     "sets": "Expert sets",
     "trainings": "Trainings",
     "left-out": "Left out",
@@ -24,6 +25,7 @@ def show(api: Api, analysis: Json) -> None:
     room = ui.choice("Look at", "view", ROOMS)
     draw = {
         "experts": _experts,
+        "context": context.show,
         "sets": expert_sets.show,
         "trainings": _trainings,
         "left-out": _left_out,

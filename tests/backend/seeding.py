@@ -140,7 +140,9 @@ def chosen_of(counts: np.ndarray, n: int) -> np.ndarray:
     return np.repeat(np.arange(len(counts)), counts).reshape(-1, n).T if n else np.zeros((0, 1), np.int64)
 
 
-def read_in_context(engine: Engine, context_id: str, *, windows: int | None = None, finish: bool = True) -> None:
+def read_in_context(
+    engine: Engine, context_id: str, *, windows: int | None = None, finish: bool = True, text: str = "␣word{}"
+) -> None:
     """Store a context run as a worker would: a routing of single tokens that has the analysis' own counts."""
     with writing(engine) as session:
         writes.start(session, t.Context, context_id)
@@ -171,7 +173,7 @@ def read_in_context(engine: Engine, context_id: str, *, windows: int | None = No
     n_bad = sum(idx < done for idx in bad)
     recounted = {"batches": done - n_bad, "differing": 0, "counts": 9, "differing_counts": 0, "non_finite": n_bad}
     result = {"recounted": recounted, "dtype": "float32"}
-    texts = [f"␣word{i}" for i in tokens.ids] if finish else []
+    texts = [text.format(i) for i in tokens.ids] if finish else []
     with writing(engine) as session:
         assert contexts.save(session, context_id, done, pairs, tokens, result, texts)
         if finish:

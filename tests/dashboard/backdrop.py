@@ -26,6 +26,7 @@ from backend.settings import Settings
 from backend.store import plans, writes
 from backend.store import tables as t
 from backend.store.engine import shared_engine, writing
+from tests.backend import seeding
 
 TOKEN = "backdrop-token"
 MODEL = "made-up/olmoe"
@@ -165,6 +166,13 @@ class Backdrop:
                 writes.finish_job(session, made["job_id"], "succeeded")
         return str(made["id"])
 
+    def read_in_context(self, analysis_id: str, *, windows: int | None = None, **body: Any) -> str:
+        """Submit a context run and store what a worker would have found (None: all of it); return its id."""
+        made = self.call("POST", f"/analyses/{analysis_id}/context", json=body)
+        engine = shared_engine(self.settings.tables_url)
+        seeding.read_in_context(engine, made["id"], windows=windows, finish=windows is None, text="<b>:red[{}]</b>")
+        return str(made["id"])
+
     def beat(self) -> None:
         """Write a worker's heartbeat."""
         row = {
@@ -269,8 +277,10 @@ def fill(backdrop: Backdrop) -> dict[str, str]:
     expert_set = backdrop.call("POST", f"/analyses/{analysis}/expert-sets", json=rule)["id"]
     training = backdrop.train(analysis, expert_set_id=expert_set, epochs=3, name="Chosen experts only")
     broken = backdrop.train(analysis, mode="full", broken_step=6, name="Whole model")
+    context = backdrop.read_in_context(analysis)
     return {
         "dataset": dataset,
+        "context": context,
         "analysis": analysis,
         "running": running,
         "set": expert_set,

@@ -86,7 +86,7 @@ def test_the_pool_of_the_address_is_the_pool_that_is_shown(backdrop: Backdrop, i
     assert mean["z"] != pooled["z"]
 
 
-@pytest.mark.parametrize("view", ["batches", "experts", "sets", "trainings", "left-out", "record"])
+@pytest.mark.parametrize("view", ["batches", "experts", "context", "sets", "trainings", "left-out", "record"])
 def test_every_room_of_an_analysis_opens_from_its_address(
     backdrop: Backdrop, ids: Ids, open_page: Open, view: str
 ) -> None:

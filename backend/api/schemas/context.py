@@ -86,7 +86,8 @@ class CoactivationOut(Answer):
     """How often two experts of a layer were chosen for the same token.
 
     expected(a, b) = pairs x count_a x count_b / sum over all i < j of count_i x count_j: what independence would give.
-    observed: [expert][expert], symmetric; null with `matrix=false`. pairs: tokens x k(k-1)/2.
+    observed, lift: [expert][expert], symmetric; null with `matrix=false`; lift in four decimals, null where nothing is
+    expected. pairs: tokens x k(k-1)/2.
     """
 
     context_id: str
@@ -101,6 +102,7 @@ class CoactivationOut(Answer):
     order: PairOrder
     top_pairs: list[PairOut]
     observed: list[list[int]] | None
+    lift: list[list[float | None]] | None
     reason: str | None
 
 

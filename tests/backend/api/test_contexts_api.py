@@ -186,6 +186,8 @@ def test_coactivation_counts_the_tokens_that_two_experts_share(
         assert pair["observed"] == slow[pair["a"], pair["b"]]
         assert pair["expected"] == pytest.approx(expected)
         assert pair["lift"] == pytest.approx(pair["observed"] / expected)
+        assert shown["lift"][pair["b"]][pair["a"]] == round(pair["lift"], 4)
+    assert all(shown["lift"][a][a] is None for a in range(4))
     excess = [pair["observed"] - pair["expected"] for pair in shown["top_pairs"]]
     assert excess == sorted(excess, reverse=True)
 
