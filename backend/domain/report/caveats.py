@@ -52,6 +52,19 @@ def _tests(facts: Facts) -> Iterator[Text]:
         )
 
 
+def _turned(facts: Facts) -> Iterator[Text]:
+    """Adjusting for groups or strata may turn the sign of what is tested."""
+    if facts.statistics is None or facts.table is None:
+        return
+    turned = facts.significant & (facts.statistics.figures["difference"] * facts.risk_diff < 0)
+    if n := int(turned.sum()):
+        yield text(
+            Strong("Signs that turn. "),
+            f"For {plural(n, 'significant expert')} the tested difference, adjusted for groups and strata, has the "
+            "other sign than risk_diff: call neither label its own.",
+        )
+
+
 def _aliased(facts: Facts) -> Iterator[Text]:
     if not facts.prompts.aliased:
         return
@@ -158,6 +171,7 @@ _LOOKS: tuple[Callable[[Facts], Iterator[Text]], ...] = (
     _chain,
     _unfinished,
     _tests,
+    _turned,
     _aliased,
     _lengths,
     _units,

@@ -195,8 +195,9 @@ def _test_words(statistics: StatisticsFacts) -> Text:
         f"{how[0].upper()}{how[1:]}. The family is all {count(summary['n_tested'])} experts whose rate varies: p_max_t "
         "is the studentised max-T p-value (Westfall and Young 1993), which holds for all of them together; q is "
         "Benjamini and Hochberg's (1995), beside it. An expert is called significant at p_max_t ≤ α = "
-        f"{summary['alpha']:g}. The smallest p-value that could have come out is {p_value(summary['smallest_p'])}. "
-        "Tokens of one prompt are not independent, so no test here counts tokens.",
+        f"{summary['alpha']:g}. Where labels are exchanged inside groups or strata, the tested difference is adjusted "
+        f"for them. The smallest p-value that could have come out is {p_value(summary['smallest_p'])}. Tokens of one "
+        "prompt are not independent, so no test here counts tokens.",
     )
 
 

@@ -38,9 +38,10 @@ def _heatmap(facts: Facts) -> Heatmap:
     largest = round_up(facts.largest)
     marked = facts.significant & facts.exists
     n = int(marked.sum())
-    marks = (
-        f" {'A dot marks the one' if n == 1 else f'Dots mark the {count(n)}'} significant at p_max_t ≤ α." if n else ""
-    )
+    marks = ""
+    if facts.statistics and n:
+        dots = "A dot marks the one significant expert" if n == 1 else f"Dots mark the {count(n)} significant experts"
+        marks = f" {dots} (p_max_t ≤ {facts.statistics.summary['alpha']:g})."
     absent = "" if facts.exists.all() else " Grey cells without a value: the layer has no such expert."
     caption = (
         f"One row per MoE layer ({facts.site_names()[0]} on top), one column per expert. Red fires more on unsafe "

@@ -8,13 +8,15 @@ from backend.domain.report.facts import ContextFacts, DrivenExpert, Facts
 from backend.domain.report.results import strongest
 from backend.domain.report.words import NOTHING, count, percent, plural, shown, signed
 
+_EXPERTS = 10
+
 
 def tokens(facts: Facts) -> tuple[Section, ...]:
     """Return the section, or nothing."""
     if facts.context is None or facts.table is None:
         return ()
     found = {(own.row, own.expert): own for own in facts.context.experts}
-    chosen = [found[place] for place in strongest(facts) if place in found]
+    chosen = [found[place] for place in strongest(facts) if place in found][:_EXPERTS]
     blocks: tuple[Block, ...] = (Paragraph(text(_words(facts.context))),)
     if chosen:
         blocks += (_table(facts, chosen),)

@@ -3,10 +3,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from backend.domain.report.abstract import abstract
-from backend.domain.report.document import plain
+from backend.domain.report.caveats import caveats
+from backend.domain.report.document import Bullets, plain
 from backend.domain.report.facts import Facts
 from backend.domain.vocabulary import Pool, Scope
 from backend.store import reports
@@ -180,6 +182,23 @@ def test_the_words_follow_the_tests(ready):
     for words in (some, aliased, said(), said(n_significant=8)):
         assert not re.search(r"\bcauses?\b|\bproves?\b|\bbecause\b", words)
         assert "association" in words
+
+
+def test_a_sign_that_the_adjustment_turns_is_said(ready):
+    examined(ready, alpha=0.5)
+    facts = facts_of(ready)
+    assert facts.statistics
+    figures = dict(facts.statistics.figures) | {"p_max_t": np.full((2, 4), 0.01), "difference": facts.risk_diff}
+
+    def said(figures: dict[str, Any]) -> str:
+        assert facts.statistics
+        section = caveats(replace(facts, statistics=replace(facts.statistics, figures=figures)))
+        assert isinstance(section.blocks[0], Bullets)
+        return " ".join(plain(item) for item in section.blocks[0].items)
+
+    assert "Signs that turn" not in said(figures)
+    assert "For 8 significant experts the tested difference" in said(figures | {"difference": -facts.risk_diff})
+    assert "Signs that turn" not in said(figures | {"difference": -facts.risk_diff, "p_max_t": np.full((2, 4), 0.9)})
 
 
 def test_a_label_that_is_one_with_its_source_is_not_testable_and_said_so(api: Api, engine):
