@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from backend.api.edge import PROBLEMS, Here, PathId, SmallIndex
+from backend.api.formats import ALL, FILES, RowsFormat, rows_response
 from backend.api.pagination import Paged, encode, listing
 from backend.api.schemas.analyses import BatchDetailOut, BatchOut, BatchTrainingOut, LeftOutOut, SampleOut
 from backend.api.schemas.common import Listing, ScopeWord
@@ -32,13 +33,23 @@ def _fields(row: BatchRow) -> dict[str, Any]:
     }
 
 
-@router.get("/batches")
-def get_all(here: Here, analysis_id: PathId, page: Paged, scope: ScopeWord = "prompt") -> Listing[BatchOut]:
+@router.get("/batches", response_model=Listing[BatchOut], responses=FILES)
+def get_all(
+    here: Here,
+    analysis_id: PathId,
+    page: Paged,
+    scope: ScopeWord = "prompt",
+    format: RowsFormat = "json",  # noqa: A002 - the query parameter's name
+) -> Any:
     """List every batch of the plan in order, measured or not."""
+    after, limit = (page.after(int), page.limit) if format == "json" else (None, ALL)
     with here.reading() as session:
         analysis = runs.get(session, t.Analysis, analysis_id)
         analyses.check_scope(analysis, scope)
-        found = analyses.batches(session, analysis, scope, page.after(int), page.limit)
+        found = analyses.batches(session, analysis, scope, after, limit)
+    if format != "json":
+        rows = [BatchOut.model_validate(_fields(row)) for row in found.items]
+        return rows_response(rows, BatchOut, format, f"batches-{analysis_id}-{scope}")
     return listing(found, lambda row: BatchOut.model_validate(_fields(row)))
 
 

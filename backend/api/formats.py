@@ -2,20 +2,26 @@
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pydantic_core
-from fastapi import Header
+from fastapi import Header, Query
 from fastapi.responses import Response
 from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from backend.domain.canonical import digest
 
 TableFormat = Literal["json", "csv", "parquet", "npy"]
+RowsFormat = Annotated[
+    Literal["json", "csv", "parquet"], Query(description="csv, parquet: every row, whatever `limit` and `cursor` say.")
+]
+ALL = 10**9
+"""A limit that no listing reaches: what a file holds."""
 IfNoneMatch = Annotated[str | None, Header(max_length=200, description="ETag of an earlier answer: 304 if unchanged.")]
 
 FILES: dict[int | str, dict[str, Any]] = {
@@ -69,6 +75,22 @@ def table_response(
     writer.writerow(columns)
     writer.writerows(zip(*(map(_inert, values.tolist()) for values in columns.values()), strict=True))
     return _file(text.getvalue().encode(), "text/csv; charset=utf-8", f"{filename}.csv", tag)
+
+
+def rows_response(
+    rows: Sequence[BaseModel], model: type[BaseModel], form: Literal["csv", "parquet"], filename: str
+) -> Response:
+    """Return rows of one model as a file with its fields as columns; what is null is an empty cell."""
+    plain = [row.model_dump() for row in rows]
+    if form == "parquet":
+        sink = io.BytesIO()
+        pq.write_table(pa.table({name: pa.array([row[name] for row in plain]) for name in model.model_fields}), sink)
+        return _file(sink.getvalue(), "application/vnd.apache.parquet", f"{filename}.parquet", None)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(model.model_fields)
+    writer.writerows([_inert(value) for value in row.values()] for row in plain)
+    return _file(text.getvalue().encode(), "text/csv; charset=utf-8", f"{filename}.csv", None)
 
 
 def _inert(value: Any) -> Any:

@@ -12,6 +12,7 @@ from backend.api.expert_rows import SORT_WORDS, TESTED, Sort, columns_of, expert
 from backend.api.formats import (
     FILES,
     IfNoneMatch,
+    RowsFormat,
     TableFormat,
     etag,
     json_response,
@@ -112,7 +113,7 @@ def _body(analysis: t.Analysis, view: risks.RiskView, scope: str, pool: str, bat
     }
 
 
-@router.get("/experts")
+@router.get("/experts", response_model=ExpertListing, responses=FILES)
 def get_experts(
     here: Here,
     analysis_id: PathId,
@@ -120,7 +121,8 @@ def get_experts(
     scope: ScopeWord = "prompt",
     pool: PoolWord = "mean",
     sort: Annotated[Sort, Query(description=SORT_WORDS)] = "abs",
-) -> ExpertListing:
+    format: RowsFormat = "json",  # noqa: A002 - the query parameter's name
+) -> Any:
     """List every expert's figures over all batches. Empty while nothing is measured.
 
     The test columns are those of the newest finished statistics of this scope and pool, null without.
@@ -131,11 +133,17 @@ def get_experts(
         view = risks.over_all(session, analysis, scope, Pool(pool))
         stored = statistics.newest(session, analysis_id, scope, pool)
     if view.table is None:
+        if format != "json":
+            raise NoTokens(f"There is no table to return: {view.reason}.")
         return ExpertListing(items=[], next_cursor=None, statistics_id=None)
     columns = with_statistics(view, statistics.figures_of(stored) if stored else None)
-    found = slice_page(order_of(columns, sort).tolist(), page.after(int), page.limit)
-    rows = [ExpertRowOut.model_validate(expert_row(columns, row)) for row in found.items]
-    return ExpertListing(items=rows, next_cursor=encode(found.next_key), statistics_id=stored.id if stored else None)
+    order = order_of(columns, sort)
+    if format != "json":
+        rows = {name: values[order] for name, values in columns.items()}
+        return table_response(rows, format, f"experts-{analysis.id}-{scope}-{pool}")
+    found = slice_page(order.tolist(), page.after(int), page.limit)
+    items = [ExpertRowOut.model_validate(expert_row(columns, row)) for row in found.items]
+    return ExpertListing(items=items, next_cursor=encode(found.next_key), statistics_id=stored.id if stored else None)
 
 
 @router.get("/experts/{layer}/{expert}")

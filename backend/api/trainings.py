@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from backend.api import runs as edge_runs
 from backend.api.edge import PROBLEMS, Here, PathId, SmallIndex
+from backend.api.formats import ALL, FILES, RowsFormat, rows_response
 from backend.api.idempotency import IdempotencyKey, Made, once
 from backend.api.pagination import Paged, listing
 from backend.api.schemas.common import Clean, Listing, RunnablePatch, Status, VerificationOut
@@ -153,17 +154,21 @@ def verify(here: Here, training_id: PathId) -> VerificationOut:
         return edge_runs.verification(verify_training(session, training_id))
 
 
-@router.get("/{training_id}/steps")
+@router.get("/{training_id}/steps", response_model=Listing[StepOut], responses=FILES)
 def get_steps(
     here: Here,
     training_id: PathId,
     page: Paged,
     fields: Annotated[Literal["summary"], Query(description="What to return of each step.")] = "summary",
-) -> Listing[StepOut]:
+    format: RowsFormat = "json",  # noqa: A002 - the query parameter's name
+) -> Any:
     """List the recorded steps in order."""
+    after, limit = (page.after(int), page.limit) if format == "json" else (None, ALL)
     with here.reading() as session:
         runs.get(session, t.Training, training_id)
-        found = trainings.steps(session, training_id, page.after(int), page.limit)
+        found = trainings.steps(session, training_id, after, limit)
+        if format != "json":
+            return rows_response([_step(step) for step in found.items], StepOut, format, f"steps-{training_id}")
         return listing(found, _step)
 
 

@@ -118,6 +118,11 @@ def _export_path(id_: str, format_: str, scope: str, pool: str, batch: int | Non
         return f"expert-sets/{id_}", {"format": "esft" if format_ == "esft" else "json"}
     if id_.startswith("tr_"):
         raise InvalidInput(f"{id_} is a training: export its analysis with --training {id_} instead.")
+    if id_.startswith(("cmp_", "rt_")):
+        form = format_ if format_ in {"csv", "npy", "parquet", "json"} else "csv"
+        return (f"comparisons/{id_}/table" if id_.startswith("cmp_") else f"risk-tables/{id_}/risk-diff"), {
+            "format": form
+        }
     if format_ in {"csv", "npy"}:
         where = {} if batch is None else {"batch_idx": batch}
         return f"analyses/{id_}/risk-diff", {"format": format_, "scope": scope, "pool": pool, **where}
@@ -135,7 +140,13 @@ def _report_format(out: Path, given: str | None) -> str:
 
 
 def export(
-    id_: Annotated[str, typer.Argument(metavar="ID", help="An analysis (an_...) or an expert set (es_...).")],
+    id_: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID",
+            help="An analysis (an_...), an expert set (es_...), a comparison (cmp_...) or a published table (rt_...).",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
     format_: Annotated[
         str | None,

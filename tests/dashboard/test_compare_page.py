@@ -102,6 +102,15 @@ def test_a_published_table_can_be_compared_and_says_that_it_has_no_intervals(
     assert "Elsewhere" in str(tables(open_page(backdrop.url, "/compare"))["Published tables"]["rows"])
 
 
+def test_a_kept_comparison_opens_by_its_own_id(backdrop: Backdrop, pair: Ids, open_page: Open):
+    body = {"analysis_a": pair["a"], "analysis_b": pair["a"], "pool": "pooled"}
+    made = backdrop.call("POST", "/comparisons", json=body)
+    at = open_page(backdrop.url, "/compare", id=made["id"])
+    assert len(heatmaps(at)) == 3
+    assert at.query_params["pool"] in ("pooled", ["pooled"])
+    assert "No expert's risk_diff differs" in words(at).replace("&#x27;", "'")
+
+
 @pytest.mark.parametrize("b", ["an_nothing", "rt_nothing", "x"])
 def test_a_side_that_does_not_exist_is_said_with_a_way_back(backdrop: Backdrop, pair: Ids, open_page: Open, b: str):
     said = words(open_page(backdrop.url, "/compare", a=pair["a"], b=b))
