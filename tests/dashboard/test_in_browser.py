@@ -201,3 +201,16 @@ def test_a_first_visit_to_a_deep_address_has_our_own_navigation(visit: Callable[
     page = visit(f"/batch?analysis={ids['analysis']}&batch=1")
     expect(page.get_by_role("link", name="Prompt sets")).to_be_visible()
     expect(page).to_have_title(re.compile("Batch 1, First look · Routeprint"))
+
+
+def test_a_click_on_the_difference_map_shows_the_expert_on_both_sides(
+    visit: Callable[..., Page], backdrop: Backdrop, ids: Ids
+) -> None:
+    other = backdrop.analyse(ids["dataset"], seed=4, name="Other batches")
+    page = visit(f"/compare?a={ids['analysis']}&b={other}")
+    expect(page.locator(".rp-plot[data-drawn]")).to_have_count(3, timeout=30_000)
+    _click_cell(page, 1, 5)
+    expect(page.get_by_role("heading", name="Layer 2 · Expert 5")).to_be_visible()
+    expect(page).to_have_url(re.compile(rf"/compare\?a={ids['analysis']}&b={other}&layer=2&expert=5$"))
+    expect(page.locator(".rp-plot[data-sel='1,5']")).to_have_count(3)
+    expect(page.get_by_text("other prompts", exact=True)).to_be_visible()
