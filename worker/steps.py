@@ -37,14 +37,17 @@ class StepFacts:
 
 
 def open_step(ranks: Ranks, share: Collated, *, by_place: bool) -> StepFacts:
-    """Gather which samples all processes hold. by_place: each holds its share in the batch's order: restore it."""
+    """Gather which samples all processes hold, in the order they have in one process.
+
+    by_place: each holds its share of a batch in the batch's order; else the samples were dealt out one by one.
+    """
     facts = StepFacts(time.perf_counter())
     shares = ranks.gather((share.samples, sum(share.answer_tokens)))
-    gathered = [key for samples, _ in shares for key in samples]
-    facts.order = list(range(len(gathered)))
-    if by_place and ranks.size > 1:
-        facts.order.sort(key=lambda i: gathered[i].in_batch_idx)
-    facts.samples = [gathered[i] for i in facts.order]
+    dealt = [(turn, rank, key) for rank, (samples, _) in enumerate(shares) for turn, key in enumerate(samples)]
+    facts.order = list(range(len(dealt)))
+    if ranks.size > 1:  # in one process the order is what arrived: a wrong one must show
+        facts.order.sort(key=lambda i: dealt[i][2].in_batch_idx if by_place else dealt[i][:2])
+    facts.samples = [dealt[i][2] for i in facts.order]
     facts.n_answer_tokens = sum(n_tokens for _, n_tokens in shares)
     return facts
 

@@ -44,9 +44,9 @@ class ExpertMaskingTrainer(DurableTrainer):
     {batch_id: pairs}. mode: `selected`, `all_but_selected`, `full`. routing: `free` or `masked`.
     preserve_batches=False is the reshuffled baseline. micro_batch_size: samples that a process puts into one forward;
     it is halved where memory runs out, and then `on_note` is called with ("micro_batch", what happened).
-    `args.per_device_train_batch_size` is the batch size of the analysis. Auxiliary router losses are never added, and
-    router jitter is off. Checkpoints are written whole or not at all, resume bit for bit, and load with stock
-    `from_pretrained`. Raises InvalidInput for arguments under which a step would not be a batch.
+    batch_size: that of the analysis; None: `args.per_device_train_batch_size` times the processes. Auxiliary router
+    losses are never added, and router jitter is off. Checkpoints are written whole or not at all, resume bit for bit,
+    and load with stock `from_pretrained`. Raises InvalidInput for arguments under which a step would not be a batch.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class ExpertMaskingTrainer(DurableTrainer):
         sites: Sequence[MoeSite] | None = None,
         shuffle_batches: bool = True,
         preserve_batches: bool = True,
+        batch_size: int | None = None,
         micro_batch_size: int | None = None,
         data_collator: Callable[[Sequence[Any]], dict[str, Any]] | None = None,
         callbacks: Sequence[TrainerCallback] = (),
@@ -78,7 +79,7 @@ class ExpertMaskingTrainer(DurableTrainer):
         self.weights = LearningWeights(model, sites, choice, Learn(mode))
         self.masked_routing = MaskedRouting(sites, choice) if routing == "masked" else None
         self.preserve_batches, self.shuffle_batches = preserve_batches, shuffle_batches
-        self.on_note = on_note
+        self.batch_size, self.on_note = batch_size, on_note
         self.sharded = is_sharded(model)
         self.checkpoint_facts = dict(facts or {})
         self.step_facts: StepFacts | None = None
@@ -106,7 +107,7 @@ class ExpertMaskingTrainer(DurableTrainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return a plain loader over whole batches; each process draws its own share of every batch."""
         assert self.train_dataset is not None
-        size = self.args.per_device_train_batch_size * self.args.world_size
+        size = self.batch_size or self.args.per_device_train_batch_size * self.args.world_size
         split = {"seed": self.args.seed, "rank": self.args.process_index, "world_size": self.args.world_size}
         rows: Any = self.train_dataset
         if self.preserve_batches:

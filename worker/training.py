@@ -138,6 +138,7 @@ def build_trainer(
         sites=loaded.sites,
         shuffle_batches=run.shuffle_batches,
         preserve_batches=run.preserve_batches,
+        batch_size=run.batch_size,
         micro_batch_size=run.micro_batch_size,
         data_collator=data_collator or BatchCollator(pad_id(loaded.tokenizer)),
         callbacks=callbacks,
