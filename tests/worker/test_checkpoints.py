@@ -80,7 +80,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(tmp_path, damage, said):
     assert said in lines[0]
 
 
-@settings(deadline=None, max_examples=40)  # everything is flushed to disk, which takes what it takes
+@settings(max_examples=40)  # everything is flushed to disk
 @given(cut=st.floats(0, 1, exclude_max=True), flip=st.integers(0, 7), whole=st.booleans(), which=st.integers(0, 2))
 def test_no_file_of_a_checkpoint_can_lose_an_end_or_a_bit_unnoticed(cut, flip, whole, which):
     with TemporaryDirectory() as home:
