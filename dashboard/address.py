@@ -12,6 +12,7 @@ PAGES = {
     "batch": "views/batch.py",
     "training": "views/training.py",
     "compare": "views/compare.py",
+    "evaluation": "views/evaluations.py",
     "jobs": "views/jobs.py",
 }
 

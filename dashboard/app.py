@@ -17,6 +17,7 @@ st.navigation(
         st.Page("views/batch.py", title="Batches", url_path="batch"),
         st.Page("views/training.py", title="Trainings", url_path="training"),
         st.Page("views/compare.py", title="Compare", url_path="compare"),
+        st.Page("views/evaluations.py", title="Evaluations", url_path="evaluation"),
         st.Page("views/jobs.py", title="Jobs", url_path="jobs"),
     ],
     position="top",

@@ -148,6 +148,7 @@ class Trace:
     symbol: str | None = None
     size: float | None = None
     mirrored: bool = False  # a band from −y to y, not from 0 to y
+    solid: bool = False  # a line without dashes, whatever its role
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +163,7 @@ class Lines:
     x_whole: bool = True
     zero: bool = False
     from_zero: bool = False
+    y_ticks: tuple[tuple[float, str], ...] = ()  # rows with names instead of numbers
 
     def spec(self) -> Json:
         """Return JSON for the browser."""

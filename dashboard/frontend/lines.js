@@ -14,7 +14,7 @@ function traceOf(t, theme) {
   const color = theme.roles[t.role];
   return {type: t.x.length > 4000 ? 'scattergl' : 'scatter', name: t.name, mode: t.mode, x: t.x, y: t.y, text: t.hover, meta: t.refs,
     hovertemplate: t.hover ? '%{text}<extra></extra>' : undefined, hoverinfo: t.hover ? undefined : 'skip', showlegend: !!t.name,
-    line: {color, width: t.role === 'floor' ? 1.2 : t.mode.includes('markers') ? 1.4 : 1.8, dash: DASH[t.role] ?? 'solid'},
+    line: {color, width: t.role === 'floor' ? 1.2 : t.mode.includes('markers') ? 1.4 : 1.8, dash: t.solid ? 'solid' : DASH[t.role] ?? 'solid'},
     marker: {color, symbol: t.symbol ?? 'circle', size: t.size ?? 6, line: {color: theme.background, width: 0.8}}};
 }
 
@@ -34,6 +34,7 @@ function layoutOf(S, theme, narrow) {
     margin: {...base.margin, t: 34},
     xaxis: {...axis, title: {text: data.x_title, font: {size: 12.5}}, showgrid: false, ...(data.x_whole ? {tickformat: ',d', ...(few ? {dtick: 1} : {})} : {})},
     yaxis: {...axis, title: {text: data.y_title, font: {size: 12.5}}, rangemode: data.from_zero ? 'tozero' : 'normal',
+      ...(data.y_ticks?.length ? {tickvals: data.y_ticks.map(t => t[0]), ticktext: data.y_ticks.map(t => t[1]), range: [Math.min(...data.y_ticks.map(t => t[0])) - 0.6, Math.max(...data.y_ticks.map(t => t[0])) + 0.6], showgrid: false, fixedrange: true} : {}),
       ...(data.zero ? {zeroline: true, zerolinecolor: theme.roles.quiet, zerolinewidth: 1} : {})}};
 }
 

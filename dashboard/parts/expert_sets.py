@@ -4,7 +4,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import charts, data, ui, words
+from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, ApiRefused, Json, Upload
 from dashboard.heatmap import heatmap
 from dashboard.table import Column, Row, cell, table
@@ -94,6 +94,17 @@ def _saved(saved: list[Json]) -> None:
         for s in saved
     ]
     table(COLUMNS, made, key="sets-table", label="Expert sets")
+    _does_it_matter(saved)
+
+
+def _does_it_matter(saved: list[Json]) -> None:
+    """Lead from a set to the causal check of it."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        names = {s["id"]: s["name"] for s in saved}
+        chosen = st.selectbox("Check a set", list(names), format_func=lambda i: names[i], width=320, key="set-to-check")
+        if st.button("Does it matter?", icon=":material/experiment:", key="does-it-matter"):
+            address.go("evaluation", set=chosen)
+    ui.note("Take its experts away or force them on, and see what the model does, beside random sets of its size.")
 
 
 @st.fragment

@@ -7,12 +7,12 @@ import streamlit as st
 from dashboard import address, ui
 from dashboard.client import Api, ApiRefused, Json
 
-VIEW = {"analyses": "analysis", "trainings": "training"}
+VIEW = {"analyses": "analysis", "trainings": "training", "evaluations": "evaluation"}
 _DELETED = "just-deleted"
 
 
 def show(api: Api, kind: str, run: Json) -> None:
-    """Show the form for name and notes, and the way to delete. kind: 'analyses' or 'trainings'."""
+    """Show the form for name and notes, and the way to delete. kind: 'analyses', 'trainings', 'evaluations'."""
     st.subheader("Name and notes")
     with st.form("keeping", border=False):
         name = st.text_input("Name", run["name"], width=460)

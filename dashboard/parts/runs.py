@@ -110,6 +110,42 @@ def trainings(rows: Sequence[Json], *, key: str) -> None:
         address.go("training", id=opened)
 
 
+EVALUATION_COLUMNS = (
+    Column("name", "Evaluation"),
+    Column("status", "Status", kind="status"),
+    Column("what", "Intervention", minor=True),
+    Column("set", "Expert set"),
+    Column("sample", "Prompts"),
+    Column("arms", "Arms", "right", "part"),
+    Column("created", "Started", "right", minor=True),
+)
+
+
+def evaluations(rows: Sequence[Json], *, key: str) -> None:
+    """Show evaluations as a table of links."""
+    made = [
+        Row(
+            e["id"],
+            address.href("evaluation", id=e["id"]),
+            {
+                "name": cell(e["name"], hint=e["id"]),
+                "status": _status(e),
+                "what": cell(e["intervention"]),
+                "set": cell(e["expert_set_name"] or "–"),
+                "sample": cell(
+                    f"{e['n_safe'] + e['n_unsafe']}{', in-sample' if e['overlap']['in_sample'] else ', new'}"
+                ),
+                "arms": cell(f"{e['n_finished']} / {e['n_arms']}", e["n_finished"] / max(1, e["n_arms"])),
+                "created": _when(e["created_at"]),
+            },
+        )
+        for e in rows
+    ]
+    opened = table(EVALUATION_COLUMNS, made, key=key, label="Evaluations")
+    if opened:
+        address.go("evaluation", id=opened)
+
+
 JOB_COLUMNS = (
     Column("subject", "Work"),
     Column("kind", "Kind"),

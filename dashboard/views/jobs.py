@@ -9,8 +9,13 @@ from dashboard.client import Api, ApiError, ApiRefused, Json
 from dashboard.parts import runs
 from dashboard.table import Column, Row, cell, table
 
-VIEW = {"analysis": "analysis", "training": "training", "comparison": "compare"}
-RESOURCE = {"analysis": "analyses", "training": "trainings", "comparison": "comparisons"}
+VIEW = {"analysis": "analysis", "training": "training", "comparison": "compare", "evaluation": "evaluation"}
+RESOURCE = {
+    "analysis": "analyses",
+    "training": "trainings",
+    "comparison": "comparisons",
+    "evaluation": "evaluations",
+}
 
 
 def main() -> None:

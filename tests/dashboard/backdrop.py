@@ -173,6 +173,13 @@ class Backdrop:
         seeding.read_in_context(engine, made["id"], windows=windows, finish=windows is None, text="<b>:red[{}]</b>")
         return str(made["id"])
 
+    def evaluate(self, dataset_id: str, expert_set_id: str, *, arms: int | None = None, **body: Any) -> str:
+        """Submit an evaluation and store what its first `arms` answer (None: all, and finish); return its id."""
+        asked = {"model": MODEL, "dataset_id": dataset_id, "expert_set_id": expert_set_id} | body
+        made = self.call("POST", "/evaluations", json=asked)
+        seeding.evaluate(shared_engine(self.settings.tables_url), made["id"], arms=arms)
+        return str(made["id"])
+
     def beat(self) -> None:
         """Write a worker's heartbeat."""
         row = {
@@ -276,6 +283,7 @@ def fill(backdrop: Backdrop) -> dict[str, str]:
     rule = {"name": "strongest", "method": "top_k", "k": 6}
     expert_set = backdrop.call("POST", f"/analyses/{analysis}/expert-sets", json=rule)["id"]
     training = backdrop.train(analysis, expert_set_id=expert_set, epochs=3, name="Chosen experts only")
+    evaluation = backdrop.evaluate(dataset, expert_set, n_random=6, name="Does it matter")
     broken = backdrop.train(analysis, mode="full", broken_step=6, name="Whole model")
     context = backdrop.read_in_context(analysis)
     return {
@@ -286,6 +294,7 @@ def fill(backdrop: Backdrop) -> dict[str, str]:
         "set": expert_set,
         "training": training,
         "broken": broken,
+        "evaluation": evaluation,
     }
 
 
