@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -65,10 +66,13 @@ def _file(content: bytes, media_type: str, filename: str, tag: str | None) -> Re
 def table_response(
     columns: Mapping[str, NDArray[Any]], form: Literal["csv", "parquet"], filename: str, tag: str | None = None
 ) -> Response:
-    """Return columns of equal length as a CSV or Parquet file. In CSV, text that a spreadsheet would run is quoted."""
+    """Return columns of equal length as a CSV or Parquet file. What is not there (NaN) is an empty cell, or null.
+
+    In CSV, text that a spreadsheet would run is quoted.
+    """
     if form == "parquet":
         sink = io.BytesIO()
-        pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), sink)
+        pq.write_table(pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()}), sink)
         return _file(sink.getvalue(), "application/vnd.apache.parquet", f"{filename}.parquet", tag)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -94,7 +98,12 @@ def rows_response(
 
 
 def _inert(value: Any) -> Any:
-    """Return a cell with an apostrophe before text that a spreadsheet takes for a formula; numbers as they are."""
+    """Return a cell with an apostrophe before text that a spreadsheet takes for a formula; numbers as they are.
+
+    NaN is no number: an empty cell.
+    """
+    if isinstance(value, float) and math.isnan(value):
+        return ""
     return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 

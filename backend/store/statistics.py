@@ -113,6 +113,8 @@ def finished(
             raise Conflict(
                 f"{statistics_id} are of scope {stored.scope!r} and pool {stored.pool!r}, not {scope!r} and {pool!r}."
             )
+        if stored.deleted_at is not None:
+            raise Conflict(f"The statistics {statistics_id} are deleted: undelete them first.")
         figures_of(stored)
         return stored
     found = newest(session, analysis.id, scope, pool)

@@ -240,6 +240,22 @@ def test_the_counts_of_the_samples_are_never_held_as_wide_integers(study: Study)
     assert peak < 0.9 * n * len(analysis.sites) * width * np.dtype(np.int64).itemsize
 
 
+def test_a_long_prompt_widens_the_counts_and_loses_nothing(study: Study):
+    analysis_id = study.analyse()
+    analysis = study.get(t.Analysis, analysis_id)
+    with reading(study.engine) as session:
+        short = next(counted_batches(session, analysis_id, "prompt"))
+    long = replace(short, counts=short.counts.astype(np.uint16) * 300, tokens=short.tokens.astype(np.uint16) * 300)
+    gathered = stage._Gathered(analysis, "prompt", Pool.POOLED)
+    for batch in (short, long, short):
+        gathered.add(batch)
+    with reading(study.engine) as session:
+        samples = gathered.material(session, analysis, Pool.POOLED, None).samples
+    assert samples is not None
+    expected = np.concatenate([short.counts, short.counts.astype(int) * 300, short.counts]).reshape(24, -1)
+    np.testing.assert_array_equal(samples.numerators, expected)
+
+
 def test_the_stage_starts_without_torch():
     """In a process of its own: this one has loaded everything."""
     code = (

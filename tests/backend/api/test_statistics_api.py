@@ -3,8 +3,11 @@ import io
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
+from backend.domain.statistics.examination import FIGURES
+from backend.store import statistics as stored_statistics
 from backend.store import tables as t
 from backend.store.engine import reading, writing
 from tests.backend import seeding
@@ -140,6 +143,24 @@ def test_a_file_holds_every_row_in_the_same_order(api: Api, done: dict):
     assert list(read[0]) == list(rows[0])
 
 
+def test_a_figure_that_is_not_there_is_null_an_empty_cell_and_a_parquet_null(api: Api, engine, done: dict):
+    with writing(engine) as session:
+        stored = session.get_one(t.Statistics, done["id"])
+        figures = stored.figures.copy()
+        figures[FIGURES.index("q"), 1, 2] = np.nan
+        stored.figures = figures
+    path = f"/statistics/{done['id']}/experts"
+    assert api.get(path, params={"sort": "layer"})["items"][6]["q"] is None
+    assert api.get(path, params={"sort": "q"})["items"][-1]["q"] is None
+    assert len(api.get(path, params={"max_q": 1})["items"]) == 7
+    assert api.get(f"/statistics/{done['id']}/table")["q"][1][2] is None
+    params = {"sort": "layer", "format": "csv"}
+    rows = list(csv.DictReader(io.StringIO(api.client.get(f"/api/v1{path}", params=params).text)))
+    assert [row["q"] == "" for row in rows] == [place == 6 for place in range(8)]
+    content = api.client.get(f"/api/v1{path}", params=params | {"format": "parquet"}).content
+    assert pq.read_table(io.BytesIO(content))["q"].null_count == 1
+
+
 def test_figures_that_are_not_there_yet_are_a_conflict(api: Api, analysis: str):
     asked = api.post(f"/analyses/{analysis}/statistics", 202, json=QUICK)
     for view in ("experts", "table"):
@@ -187,3 +208,30 @@ def test_verify_sees_that_statistics_stand_on_other_counts(api: Api, engine, ana
         routing.counts = before[:, :, ::-1].copy()
     links = {link["name"]: link for link in api.post(f"/analyses/{analysis}/verify")["links"]}
     assert links["statistics: stand on the stored counts"]["where"] == f"{done['id']}, the counts it stands on"
+
+
+def test_what_follows_an_analysis_is_asked_for_once_and_only_after_success(api: Api, engine):
+    seeding.add_model(engine)
+    dataset = api.dataset()["id"]
+    with_none = api.analysis(dataset, statistics=False)["id"]
+    waiting = api.analysis(dataset)["id"]
+    finished = api.analysis(dataset, scopes=["prompt", "last"])["id"]
+    for analysis in (with_none, finished):
+        seeding.measure(engine, analysis)
+
+    def follow(analysis: str) -> list[str]:
+        with writing(engine) as session:
+            return [job.id for job in stored_statistics.request_defaults(session, analysis)]
+
+    assert follow(with_none) == follow(waiting) == []
+    first = follow(finished)
+    assert len(first) == 2
+    assert follow(finished) == first  # the step that asks may run twice
+    heads = api.get(f"/analyses/{finished}")["statistics"]
+    assert [(head["scope"], head["pool"], head["status"]) for head in heads] == [
+        ("last", "mean", "queued"),
+        ("prompt", "mean", "queued"),
+    ]
+    assert api.get(f"/jobs/{first[0]}")["kind"] == "statistics"
+    api.post(f"/statistics/{heads[0]['id']}/cancel")
+    assert len(follow(finished)) == 2  # the cancelled one is asked for anew, as by anybody
