@@ -15,6 +15,7 @@ RESOURCE = {
     "training": "trainings",
     "comparison": "comparisons",
     "evaluation": "evaluations",
+    "context": "context",
 }
 
 
@@ -104,6 +105,10 @@ def _one(api: Api, job_id: str) -> None:
         address.link(
             f"Open this {job['kind']}", VIEW[job["kind"]], icon=":material/arrow_forward:", id=job["subject_id"]
         )
+    elif job["kind"] == "context":
+        run = api.get(f"/context/{job['subject_id']}")
+        query = {"id": run["analysis_id"], "view": "context", "run": run["id"]}
+        address.link("Open these experts in context", "analysis", icon=":material/arrow_forward:", **query)
     _log(job_id)
 
 

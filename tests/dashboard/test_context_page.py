@@ -119,6 +119,13 @@ def test_counts_that_differ_in_a_short_number_format_are_said(backdrop: Backdrop
     assert "bfloat16: 8 counts (0.050 %) in 3 batches differ" in said
 
 
+def test_the_job_of_a_context_run_leads_to_what_it_found(backdrop: Backdrop, ids: Ids, open_page: Open) -> None:
+    run = backdrop.call("GET", f"/context/{ids['context']}")
+    at = open_page(backdrop.url, "/jobs", id=run["job_id"])
+    [link] = [e.proto for e in at.get("page_link") if "in context" in e.proto.label]
+    assert link.query_string == f"id={ids['analysis']}&view=context&run={ids['context']}"
+
+
 @pytest.mark.parametrize(
     "bad", [{"pairs": "x"}, {"pairs": 99}, {"label": "nobody"}, {"order": "-1"}, {"run": "cx_none"}]
 )

@@ -158,16 +158,18 @@ def _scope_routing(
 ) -> ScopeRouting:
     """Add up what belongs to a scope; weights are summed over the samples of each label, in the batch's order."""
 
-    def of_scope(values: NDArray[Any]) -> NDArray[Any]:
+    def of_scope(values: NDArray[Any], dtype: type[np.generic]) -> NDArray[Any]:
         """[sample, segment, ...] -> [sample, ...]"""
-        total = values[:, SEGMENT_OF[scope]].copy()
-        if scope is Scope.PROMPT:
+        total = values[:, SEGMENT_OF[scope]].astype(dtype)
+        if scope is Scope.PROMPT and last_is_own.all():
+            total += values[:, Segment.LAST]
+        elif scope is Scope.PROMPT:
             total[last_is_own] += values[last_is_own, Segment.LAST]
         return total
 
     weights = None
     if routed.weights is not None:
-        per_sample = of_scope(routed.weights.astype(np.float64))  # [sample, site, expert]
+        per_sample = of_scope(routed.weights, np.float64)  # [sample, site, expert]
         by_label = [per_sample[labels == i].sum(axis=0) for i in range(len(LABELS))]
         weights = np.stack(by_label).astype(np.float32)
-    return ScopeRouting(tokens=of_scope(routed.tokens), counts=of_scope(routed.counts), weights=weights)
+    return ScopeRouting(of_scope(routed.tokens, np.int64), of_scope(routed.counts, np.int32), weights)
