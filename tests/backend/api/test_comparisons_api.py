@@ -13,6 +13,7 @@ from backend.store import writes
 from backend.store.engine import writing
 from tests.backend import seeding
 from tests.backend.api.calls import Api
+from worker.comparing import compute
 
 TRAINED_ON = {"method": "manual", "experts": [[1, 0], [3, 2]]}
 
@@ -192,6 +193,14 @@ def test_a_comparison_is_renamed_deleted_brought_back_cancelled_and_resumed(api:
     api.call("DELETE", path, 204)
     assert api.get("/comparisons")["items"] == []
     assert api.post(f"{path}/undelete")["deleted_at"] is None
+
+
+def test_a_cancelled_computation_stores_nothing(api: Api, engine, sides):
+    made = api.post("/comparisons", 202, json=body(sides, intervals=True, n_resamples=199))
+    api.post(f"/comparisons/{made['id']}/cancel")
+    assert compute(engine, made["id"], made["job_id"]) == 0
+    found = api.get(f"/comparisons/{made['id']}")
+    assert (found["status"], found["has_intervals"], found["low"]) == ("cancelled", False, None)
 
 
 def test_models_of_other_shapes_are_refused_with_what_differs(api: Api, engine, sides):
