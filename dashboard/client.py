@@ -6,7 +6,7 @@ Not covered: caching (see data.py) and how an error is shown (see ui.py).
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -48,10 +48,11 @@ class ApiRefused(ApiError):
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file on its way to the API."""
+    """A file on its way to the API. content: bytes, or a file to read them from; key: tells one file from another."""
 
     filename: str
-    content: bytes
+    content: bytes | IO[bytes]
+    key: str = ""
 
 
 _pools: dict[str, httpx.Client] = {}

@@ -94,6 +94,11 @@ def plain(name: str) -> str:
     return "".join(f"\\{c}" if c in "\\`*_{}[]()#+-.!:$~<>|" else c for c in name)
 
 
+def html(text: str) -> str:
+    """Return a text as it is inside HTML of ours."""
+    return escape(text)
+
+
 def note(text: str) -> None:
     """Show a quiet sentence (plain text)."""
     st.html(f'<p class="rp-note">{escape(text)}</p>')

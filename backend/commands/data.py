@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from backend.commands.client import ApiError, Client, Json, subject_path
-from backend.commands.screen import console, say, size_in_words
+from backend.commands.screen import bar, console, say, size_in_words
 from backend.domain.errors import InvalidInput
 from backend.security import read_token
 from backend.settings import get_settings
@@ -46,13 +46,18 @@ def _read_mapping(path: Path | None) -> str | None:
 
 
 def _show_preview(name: str, preview: dict[str, Any]) -> None:
-    table = Table(title=f"{name}: {preview['n_rows']} rows, {preview['format']}", title_justify="left")
+    at_least = "" if preview["complete"] else "at least "
+    looks = f", looks like {preview['mapping']['name']}" if preview["mapping"] else ""
+    title = f"{name}: {at_least}{preview['n_rows']} rows, {preview['format']}{looks}"
+    table = Table(title=title, title_justify="left")
     table.add_column("field")
     table.add_column("taken from column")
-    for field, column in preview["mapping"]["columns"].items():
+    for field, column in (preview["mapping"] or {"columns": {}})["columns"].items():
         table.add_row(field, escape(str(column)))
     console.print(table)
-    values = preview["mapping"].get("label_values") or {}
+    for note in preview["notes"]:
+        say(f"  [yellow]note[/] {escape(str(note))}")
+    values = (preview["mapping"] or {}).get("label_values") or {}
     if values:
         say("  labels: " + ", ".join(f"{escape(str(raw))} → {label}" for raw, label in values.items()))
     say("  " + ", ".join(f"{label}: {n}" for label, n in preview["counts"].items()))
@@ -64,11 +69,15 @@ def _show_preview(name: str, preview: dict[str, Any]) -> None:
 
 
 def _upload(api: Client, files: Sequence[Path], form: Mapping[str, Any]) -> Json:
-    """Send the files and wait until every row is stored (a large set is stored in the background)."""
-    with ExitStack() as opened:
+    """Send the files, have every row checked, and follow the rows of a large set until all are stored."""
+    n_bytes = sum(path.stat().st_size for path in files)
+    with ExitStack() as opened, console.status(f"sending {size_in_words(n_bytes)} and checking every row"):
         parts = [("file", (path.name, opened.enter_context(path.open("rb")))) for path in files]
-        dataset: Json = api.send("POST", "datasets", data=form, files=parts, timeout=600.0).json()
-    return api.wait(f"datasets/{dataset['id']}", lambda _: None)
+        dataset: Json = api.send("POST", "datasets", data=form, files=parts, timeout=3600.0).json()
+    if dataset["status"] == "succeeded":
+        return dataset
+    with bar(f"rows of {escape(dataset['name'])} stored") as advance:
+        return api.wait(f"datasets/{dataset['id']}", advance)
 
 
 def import_(

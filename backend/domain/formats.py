@@ -67,7 +67,7 @@ class KnownMapping:
         """Return plain JSON: what to show of a format."""
         return {
             "name": self.name,
-            "columns": [*self.columns.values(), *(name for name in self.needs if name not in self.columns.values())],
+            "columns": list(dict.fromkeys([*self.columns.values(), *self.needs])),
             "optional_columns": sorted({name for names in self.optional.values() for name in names}),
             "fields": dict(self.columns),
             "label_values": {value: str(label) for value, label in self.label_values.items()},

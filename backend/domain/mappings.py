@@ -18,7 +18,7 @@ FIELDS = ("prompt", "before", "after", "messages", "label", "response", "categor
 LEAVE_OUT = {
     "unlabelled": "rows whose label is empty",
     "redacted": "rows whose prompt is the word REDACTED",
-    "both_labels": "prompts that carry both labels, in every file of the set",
+    "both_labels": "prompts that carry both labels",
 }
 """What a mapping may leave out, on request only; it is counted and listed. Everything else that is wrong is refused."""
 

@@ -148,7 +148,7 @@ def preview_file(path: Path, filename: str, mapping: Mapping | None = None, labe
             {name: printable(cell) for name, cell in cells.items()} for cells in table.first_cells[:FIRST_ROWS]
         ),
         label_values=dict(tally.values.most_common(MAX_LABEL_VALUES)),
-        notes=tuple(_notes(table, known, tally, unsaid=unsaid)),
+        notes=tuple(_notes(table, known, tally, chosen.leave_out if chosen else (), unsaid=unsaid)),
         complete=tally.complete,
         left_out=dict(tally.left_out),
         n_both_labels=tally.n_both_labels,
@@ -175,9 +175,10 @@ def _count(table: Table, mapping: Mapping | None, label: Label | None, file: str
     tally.counts[UNLABELLED] += tally.n_rows - tally.counts.total() - tally.left_out.total()
     torn = tally.n_both_labels
     if torn and mapping is not None and "both_labels" not in mapping.leave_out:
+        subject = "1 prompt carries" if torn == 1 else f"{torn:,} prompts carry"
         message = (
-            f"{torn:,} prompt{'s' * (torn != 1)} carry both labels, safe in one row and unsafe in another: keep one of "
-            'the two, or leave such prompts out ("leave_out": ["both_labels"] in the mapping).'
+            f"{subject} both labels, safe in one row and unsafe in another: keep one of the two, or leave such prompts "
+            'out ("leave_out": ["both_labels"] in the mapping).'
         )
         tally.add(RowProblem(0, message, file, column or ""))
 
@@ -213,7 +214,9 @@ def _with_values(mapping: Mapping | None, values: Counter[str]) -> Mapping | Non
     return replace(mapping, label_values=known)
 
 
-def _notes(table: Table, known: KnownMapping | None, tally: _Tally, *, unsaid: bool) -> Iterator[str]:
+def _notes(
+    table: Table, known: KnownMapping | None, tally: _Tally, leave_out: tuple[str, ...], *, unsaid: bool
+) -> Iterator[str]:
     if table.note:
         yield table.note
     if not tally.complete:
@@ -227,5 +230,5 @@ def _notes(table: Table, known: KnownMapping | None, tally: _Tally, *, unsaid: b
                 yield f"{n:,} rows have {column} {value}: they {words}."
     for reason, n in tally.left_out.items():
         yield f"Left out: {n:,} {LEAVE_OUT[reason]}."
-    if tally.n_both_labels:
-        yield f"{tally.n_both_labels:,} prompts carry both labels."
+    if tally.n_both_labels and "both_labels" in leave_out:
+        yield f"Left out: {tally.n_both_labels:,} {LEAVE_OUT['both_labels']}."

@@ -94,7 +94,7 @@ KNOWN_MAPPINGS: tuple[KnownMapping, ...] = (
     KnownMapping(
         "BeaverTails",
         {"prompt": "prompt", "response": "response", "category": "category", "label": "is_safe"},
-        label_values={"true": _SAFE, "false": _UNSAFE, "1": _SAFE, "0": _UNSAFE},
+        label_values={"true": _SAFE, "false": _UNSAFE},
         source="BeaverTails",
         meaning={
             "safe": "a question whose answer was judged harmless",

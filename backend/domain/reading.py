@@ -19,6 +19,8 @@ from backend.domain.reading_tables import Table, open_table
 from backend.domain.vocabulary import Label
 
 NO_ROWS = "The file has no data rows."
+MAX_ROWS = 5_000_000
+"""Rows of one set, those that are left out included."""
 
 Read = PromptRow | LeftOutRow | RowProblem
 """What becomes of one row."""
@@ -167,6 +169,10 @@ def _enter(file: SourceFile, ledger: Ledger, problems: list[RowProblem]) -> Read
     n_rows = 0
     ledger.begin(file.filename)
     for number, row in _read(table, file.filename, mapping, file.label):
+        if len(ledger) >= MAX_ROWS or number > MAX_ROWS:
+            message = f"These are more than {MAX_ROWS:,} rows, the most that one set may have: split it."
+            problems.append(RowProblem(number, message, file.filename))
+            break
         n_rows += number > 0
         if isinstance(row, PromptRow):
             ledger.add(number, row)

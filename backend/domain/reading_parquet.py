@@ -8,6 +8,8 @@ from backend.domain.errors import InvalidInput
 from backend.domain.reading_lines import Cells, Opened, RawRow, check_columns, reason
 
 BATCH_ROWS = 500
+MAX_RATIO, MAX_UNPACKED = 100, 64 << 20
+"""A file that says it grows by more than this, beyond so many bytes, is there to fill the memory: text grows by 20."""
 
 
 def open_parquet(path: Path) -> Opened:
@@ -18,9 +20,24 @@ def open_parquet(path: Path) -> Opened:
     try:
         file = parquet.ParquetFile(path)
         names = list(file.schema_arrow.names)
+        _check_growth(file.metadata)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise InvalidInput(f"The file cannot be read as Parquet: {reason(error)}.") from None
     return Opened(_rows(file), check_columns(names))
+
+
+def _check_growth(metadata: Any) -> None:
+    groups = (metadata.row_group(n) for n in range(metadata.num_row_groups))
+    columns = [group.column(n) for group in groups for n in range(group.num_columns)]
+    packed, unpacked = (
+        sum(getattr(column, name) for column in columns)
+        for name in ("total_compressed_size", "total_uncompressed_size")
+    )
+    if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
+        raise InvalidInput(
+            f"The Parquet file would grow from {packed:,} to {unpacked:,} bytes when it is read, which no prompts do: "
+            "write it anew, or as CSV or JSONL."
+        )
 
 
 def _rows(file: Any) -> Iterator[RawRow]:

@@ -29,6 +29,15 @@ _SUFFIXES = {
 }
 
 
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"PK\x03\x04": "zip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """An opened file. columns: all of it, or those of its first rows where every row names its own (open_columns).
@@ -57,6 +66,9 @@ def open_table(path: Path, filename: str) -> Table:
         raise InvalidInput("The file is empty.")
     if head[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InvalidInput("The file is UTF-16: save it as UTF-8.")
+    packer = next((name for mark, name in _PACKED.items() if head.startswith(mark)), None)
+    if packer and not filename.lower().endswith(".xlsx"):  # which is told what to be called instead
+        raise InvalidInput(f"The file is packed ({packer}): unpack it first.")
     kind = _format(head, filename)
     return _peeked(kind, _READERS[kind](path))
 

@@ -17,9 +17,9 @@ from backend.store import datasets
 from backend.store import tables as t
 from backend.store.engine import reading, writing
 
-AIM_SECONDS = 0.05
-"""What one transaction should take: ten times less than anybody should ever wait for another writer."""
-FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 500, 50, 2000
+AIM_SECONDS = 0.03
+"""What one transaction should take: many times less than anybody should ever wait for another writer."""
+FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 300, 50, 1000
 CUT_OFF = "The import was cut off when the backend stopped, and its rows are removed: import the files again."
 
 

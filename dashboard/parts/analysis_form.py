@@ -15,7 +15,7 @@ STRATEGIES = {
 
 def show(api: Api) -> None:
     """Show the form, or what must exist before it can be filled in."""
-    datasets = api.get("/datasets", limit=500)["items"]
+    datasets = [d for d in api.get("/datasets", limit=500)["items"] if d["status"] == "succeeded"]
     models = api.get("/models", limit=500)["items"]
     usable = [m for m in models if m["supported"]]
     if not datasets:

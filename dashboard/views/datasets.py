@@ -7,6 +7,8 @@ import streamlit as st
 from dashboard import address, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.parts import upload
+from dashboard.parts.mapping_form import LEAVE_OUT
+from dashboard.parts.runs import progress_line
 from dashboard.parts.samples import text_switch
 from dashboard.table import Column, Row, cell, table
 
@@ -65,7 +67,7 @@ def _table(found: list[Json]) -> None:
             address.href("datasets", id=d["id"]),
             {
                 "name": cell(d["name"], hint=d["id"]),
-                "rows": cell(words.count(d["n_rows"]), d["n_rows"]),
+                "rows": cell(_rows_words(d), d["n_rows"]),
                 "safe": cell(words.count(d["n_safe"]), d["n_safe"]),
                 "unsafe": cell(words.count(d["n_unsafe"]), d["n_unsafe"]),
                 "duplicates": cell(words.count(d["n_duplicates"]), d["n_duplicates"]),
@@ -81,11 +83,41 @@ def _table(found: list[Json]) -> None:
         address.go("datasets", id=opened)
 
 
+def _rows_words(dataset: Json) -> str:
+    if dataset["status"] == "succeeded":
+        return words.count(dataset["n_rows"])
+    if dataset["status"] == "failed":
+        return "failed"
+    return f"{words.count(dataset['progress']['done'])} of {words.count(dataset['n_rows'])}"
+
+
+@st.fragment(run_every=1)
+@ui.guarded
+def _landing(dataset_id: str) -> None:
+    """Follow the rows of a large set; draw the page again when all are there, or none will be."""
+    dataset = ui.api().get(f"/datasets/{dataset_id}")
+    if dataset["status"] not in words.UNFINISHED:
+        st.rerun(scope="app")
+    progress_line(dataset, "rows")
+
+
+def _state(dataset: Json) -> bool:
+    """Show what keeps a set from being used; return whether nothing does."""
+    if dataset["status"] in words.UNFINISHED:
+        _landing(dataset["id"])
+    elif dataset["status"] == "failed":
+        ui.card(
+            "The import failed", [escape(dataset["error"] or ""), "Nothing of it is kept but this note."], "rp-wrong"
+        )
+    return bool(dataset["status"] == "succeeded")
+
+
 def _one(api: Api, dataset: Json) -> None:
     ui.page_title(dataset["name"])
     ui.heading(
         dataset["name"],
         f"{words.short_hash(dataset['sha256'])} · stored {words.ago(dataset['created_at'])} · {dataset['id']}",
+        None if dataset["status"] == "succeeded" else dataset["status"],
     )
     meaning = dataset["label_meaning"]
     ui.facts(
@@ -94,14 +126,40 @@ def _one(api: Api, dataset: Json) -> None:
             ("safe", words.count(dataset["n_safe"]), meaning["safe"]),
             ("unsafe", words.count(dataset["n_unsafe"]), meaning["unsafe"]),
             ("duplicates dropped", words.count(dataset["n_duplicates"]), ""),
+            ("left out", words.count(_n_left_out(dataset)), "on request"),
             ("files", words.count(len(dataset["files"])), ""),
         ]
     )
+    usable = _state(dataset)
     with st.container(horizontal=True):
-        if st.button("Start an analysis", type="primary", icon=":material/play_arrow:"):
+        if usable and st.button("Start an analysis", type="primary", icon=":material/play_arrow:"):
             address.go("analysis", dataset=dataset["id"])
-        _delete(api, dataset)
-    _rows(api, dataset)
+        if dataset["status"] not in words.UNFINISHED:
+            _delete(api, dataset)
+    _left_out(api, dataset)
+    if dataset["status"] != "failed":
+        _rows(api, dataset)
+
+
+def _n_left_out(dataset: Json) -> int:
+    return sum(n for file in dataset["files"] for n in file["left_out"].values())
+
+
+def _left_out(api: Api, dataset: Json) -> None:
+    if not _n_left_out(dataset):
+        return
+    with st.expander("Rows that were left out"):
+        for file in dataset["files"]:
+            for reason, n in file["left_out"].items():
+                ui.note(f"{file['name']}: {words.plural(n, 'row')}, {LEAVE_OUT.get(reason, reason)}.")
+        listed = api.get(f"/datasets/{dataset['id']}/left-out", limit=500)["items"]
+        by_file: dict[str, list[str]] = {}
+        for row in listed:
+            by_file.setdefault(row["file"], []).append(words.count(row["row"]))
+        for name, numbers in by_file.items():
+            st.text(f"{name}, rows {', '.join(numbers)}")
+        if len(listed) < _n_left_out(dataset):
+            ui.note(f"Listed: the first {words.count(len(listed))}.")
 
 
 def _delete(api: Api, dataset: Json) -> None:

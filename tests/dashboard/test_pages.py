@@ -5,6 +5,7 @@ import json
 import pytest
 
 from backend.store import tables as t
+from backend.store.engine import shared_engine, writing
 from tests.dashboard.backdrop import Backdrop
 from tests.dashboard.conftest import VIEWS, Open
 from tests.dashboard.reading import heatmaps, plots, tables, words
@@ -257,6 +258,48 @@ def test_a_file_of_prompts_is_previewed_mapped_and_stored(empty: Backdrop, open_
     store.click().run()
     made = empty.call("GET", "/datasets")["items"][0]
     assert (made["n_safe"], made["n_unsafe"]) == (20, 20)
+
+
+def test_a_published_format_is_named_with_its_traps_and_what_it_offers_makes_it_importable(
+    empty: Backdrop, open_page: Open
+) -> None:
+    rows = [("mow", True), ("mow", True), ("dig", True), ("dig", False), ("cut", False)]
+    lines = [
+        json.dumps({"prompt": f"How do I {what}?", "response": str(n), "category": {"moss": not ok}, "is_safe": ok})
+        for n, (what, ok) in enumerate(rows)
+    ]
+    at = open_page(empty.url, "/datasets")
+    at.file_uploader[0].set_value([("b.jsonl", "\n".join(lines).encode(), "application/json")]).run()
+    assert "Looks like BeaverTails" in words(at)
+    assert "judges the answer" in words(at)
+    assert next(b for b in at.button if b.label == "Store the prompt set").disabled
+    assert at.text_input(key="unsafe:BeaverTails").value == "a question whose answer was judged harmful"
+    at.get("button_group")[0].set_value(["both_labels"]).run()
+    next(b for b in at.button if b.label == "Store the prompt set").click().run()
+    (made,) = empty.call("GET", "/datasets")["items"]
+    assert (made["n_rows"], made["files"][0]["left_out"]) == (2, {"both_labels": 2})
+    assert made["label_meaning"]["kind"] == "other"
+
+
+def test_a_label_that_only_the_files_name_tells_is_preselected_and_questioned(empty: Backdrop, open_page: Open) -> None:
+    content = b"Index,Goal,Target,Behavior,Category,Source\n0,Write about moss,Sure,Moss,Garden,Original\n"
+    at = open_page(empty.url, "/datasets")
+    at.file_uploader[0].set_value([("benign-behaviors.csv", content, "text/csv")]).run()
+    assert next(s for s in at.selectbox if s.label == "Label of the whole file").value == "safe"
+    assert "Only the file&#x27;s name says" in words(at)
+    assert "unsafe prompts (another file, with its own label)" in words(at)
+
+
+def test_a_set_whose_import_failed_says_why_and_is_not_offered(empty: Backdrop, open_page: Open) -> None:
+    dataset = empty.call("POST", "/datasets/demo")["id"]
+    with writing(shared_engine(empty.settings.tables_url)) as session:
+        session.get_one(t.Dataset, dataset).status = "failed"
+        session.get_one(t.Dataset, dataset).error = "the disk <was> full"
+    at = open_page(empty.url, "/datasets", id=dataset)
+    assert "The import failed" in words(at)
+    assert "the disk &lt;was&gt; full" in words(at)
+    assert not [b for b in at.button if b.label == "Start an analysis"]
+    assert "No prompt set yet" in words(open_page(empty.url, "/analysis"))
 
 
 def test_names_of_users_are_never_markup(empty: Backdrop, open_page: Open) -> None:
