@@ -19,6 +19,8 @@ from backend.store.engine import reading, writing
 
 AIM_SECONDS = 0.03
 """What one transaction should take: many times less than anybody should ever wait for another writer."""
+REST_SECONDS = 0.01
+"""At least between two transactions: who waits for a turn tries again only now and then."""
 FIRST_ROWS, FEWEST_ROWS, MOST_ROWS = 300, 50, 1000
 CUT_OFF = "The import was cut off when the backend stopped, and its rows are removed: import the files again."
 
@@ -34,6 +36,11 @@ class Pace:
         self.longest = max(self.longest, seconds)
         wanted = int(self.rows * min(1.5, AIM_SECONDS / max(seconds, 1e-6)))
         self.rows = min(max(wanted, FEWEST_ROWS), MOST_ROWS)
+
+    def rest(self, seconds: float) -> None:
+        """Take note of one transaction, and leave the database to others for half as long."""
+        self.took(seconds)
+        time.sleep(max(REST_SECONDS, seconds / 2))
 
 
 def store(engine: Engine, name: str, checked: CheckedSet, files: list[dict[str, Any]]) -> tuple[t.Dataset, bool]:
@@ -68,7 +75,7 @@ def fill(
         with writing(engine) as session:
             datasets.add_rows(session, dataset_id, values)
             session.execute(update(t.Dataset).where(t.Dataset.id == dataset_id).values(stored=done))
-        pace.took(time.perf_counter() - begun)
+        pace.rest(time.perf_counter() - begun)
     with writing(engine) as session:
         session.execute(update(t.Dataset).where(t.Dataset.id == dataset_id).values(status="succeeded"))
 
@@ -102,7 +109,7 @@ def purge(
             old = (t.PromptRow.dataset_id == dataset_id) & (t.PromptRow.row_idx >= kept)
             session.execute(delete(t.PromptRow).where(old))
             session.execute(update(t.Dataset).where(t.Dataset.id == dataset_id).values(stored=kept))
-        pace.took(time.perf_counter() - begun)
+        pace.rest(time.perf_counter() - begun)
         last = _last_row(engine, dataset_id)
     if last is None:
         with writing(engine) as session:
