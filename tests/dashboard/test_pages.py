@@ -340,6 +340,14 @@ def test_the_whole_chain_is_verified_from_the_page_and_a_break_is_named(empty: B
     assert "batch 2, sample 4" in said
 
 
+def test_the_record_offers_the_report_in_both_forms(backdrop: Backdrop, ids: Ids, open_page: Open) -> None:
+    at = open_page(backdrop.url, "/analysis", id=ids["analysis"], view="record", pool="pooled")
+    offered = [button.proto.label for button in at.get("download_button")]
+    assert [label for label in offered if label.startswith("Report")] == ["Report (HTML)", "Report (Markdown)"]
+    assert "prompt tokens, pool pooled" in words(at)
+    assert not next(toggle for toggle in at.toggle if "prompts" in toggle.label).value, "no prompt unless asked for"
+
+
 def test_a_deleted_analysis_can_be_brought_back_from_the_list(empty: Backdrop, open_page: Open) -> None:
     empty.scan()
     analysis = empty.analyse(empty.call("POST", "/datasets/demo")["id"], name="Gone soon")
