@@ -58,10 +58,12 @@ def run_training(training_id: str, job_id: str) -> int:
     with writing(engine) as session:
         where = environment(settings) | {"n_processes": n}
         writes.set_stage(session, t.Training, training_id, stage="training", total=run.n_steps, environment=where)
+    sink = StoreSink(engine, training_id, job_id)
     if n == 1:
-        result = train(run, StoreSink(engine, training_id, job_id))
+        result = train(run, sink)
     else:
         give_memory_back()  # of the model that wrote the targets
+        sink.log(f"training in {n} processes; process 0 writes the records and the checkpoints")
         answer = launch("worker.rank", [training_id, job_id], n, run.out_dir / _LAUNCH)
         result = TrainingResult.read(answer)
     if not result.stopped:

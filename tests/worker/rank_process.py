@@ -75,6 +75,7 @@ def main() -> int:
     die_with_parent()
     folder, home, runs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     torch.set_num_threads(1)
+    sys.stderr.write(f"process {os.environ['RANK']} has something to say\n")
     return answer_rank(folder, lambda: {name: train_one(home, name, changes) for name, changes in runs.items()})
 
 

@@ -126,10 +126,13 @@ def test_memory_that_is_scarce_for_one_process_halves_the_parts_of_all_and_the_r
         assert f"out of memory with {before} samples per forward; going on with {after}" in notes(home, "scarce")
 
 
-def test_the_first_error_of_a_process_comes_back_in_words(olmoe, tmp_path):
+def test_the_first_error_of_a_process_comes_back_in_words_and_what_each_says_with_its_rank(olmoe, tmp_path, capfd):
     with pytest.raises(ProcessesFailed, match=r"^a fault in process 1$"):
         together(tmp_path, faulty={"model": str(olmoe), "raise": [1, 2]})
     assert [r.step for r in records(tmp_path, "faulty")] == [1]
+    said = "".join(capfd.readouterr())
+    for rank in (0, 1):
+        assert f"process {rank}: process {rank} has something to say" in said
 
 
 def test_a_killed_process_is_named_and_what_was_stopped_or_killed_ends_as_if_it_never_was(home, two, olmoe, dropping):
