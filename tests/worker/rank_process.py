@@ -2,7 +2,8 @@
 
 Started by worker.launching, as worker.rank is. RUNS: JSON, {name: changes for `tiny_run`}; beside those `model`,
 `sizes`, `stop_after`, and faults: `die` [rank, step] (SIGKILL), `raise` [rank, step], `scarce` [rank, rows] (memory
-there for so many rows only). A run trains in HOME/NAME and records into HOME/NAME.jsonl.
+there for so many rows only), `forged` [rank] (a prompt changed there). A run trains in HOME/NAME and records into
+HOME/NAME.jsonl; one that is not its analysis batch answers {"broken": words}.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import InvalidInput, ProvenanceBroken
 from tests.worker.tiny_runs import scarce, tiny_batches, tiny_run
 from tests.worker.training_process import FileSink
 from worker import training
@@ -40,6 +41,16 @@ def with_faults(trainer: Any, faults: dict[str, Any]) -> None:
     if "scarce" in faults and faults["scarce"][0] == rank:
         scarce(trainer.model, faults["scarce"][1])
 
+    collate = trainer.data_collator
+
+    def forged(rows: Any) -> Any:
+        batch = collate(rows)
+        batch["input_ids"][0, 0] += len(rows) > 0
+        return batch
+
+    if faults.get("forged") == [rank]:
+        trainer.data_collator = forged
+
     def begin_step(facts: Any) -> Any:
         here = [rank, trainer.state.global_step + 1]
         if faults.get("die") == here:
@@ -52,7 +63,7 @@ def with_faults(trainer: Any, faults: dict[str, Any]) -> None:
 
 
 def train_one(home: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    faults = {key: changes.pop(key) for key in ("die", "raise", "scarce") if key in changes}
+    faults = {key: changes.pop(key) for key in ("die", "raise", "scarce", "forged") if key in changes}
     model, stop_after = changes.pop("model"), changes.pop("stop_after", None)
     if sizes := changes.pop("sizes", None):
         changes["batches"] = tiny_batches(sizes)
@@ -67,6 +78,8 @@ def train_one(home: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     try:
         sink = Stopping(home / f"{name}.jsonl", stop_after)
         return training.train(tiny_run(Path(model), home / name, **changes), sink).write()
+    except ProvenanceBroken as error:
+        return {"broken": str(error)}
     finally:
         training.build_trainer = build
 

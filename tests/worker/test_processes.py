@@ -25,10 +25,10 @@ IDS = {b.batch_idx: b.batch_id for b in tiny_batches(SIZES)}
 PER_BATCH = {IDS[0]: [(0, 1), (0, 2)], IDS[1]: [(1, 4), (1, 5)], IDS[2]: [(0, 1), (0, 3)], IDS[3]: [(2, 0), (2, 7)]}
 
 
-def together(home: Path, n: int = 2, **runs: dict[str, Any]) -> dict[str, TrainingResult]:
+def together(home: Path, n: int = 2, **runs: dict[str, Any]) -> dict[str, Any]:
     """Do these runs in n processes, one after the other."""
     found = launch("tests.worker.rank_process", [str(home), json.dumps(runs)], n, home / "launch")
-    return {name: TrainingResult.read(result) for name, result in found.items()}
+    return {name: result if "broken" in result else TrainingResult.read(result) for name, result in found.items()}
 
 
 def records(home: Path, name: str) -> list[StepRecord]:
@@ -85,7 +85,7 @@ WAYS |= SHARDED
 
 
 @pytest.fixture(scope="module")
-def two(home, olmoe, dropping) -> dict[str, TrainingResult]:
+def two(home, olmoe, dropping) -> dict[str, Any]:
     usual = {"model": str(olmoe), "sizes": SIZES}
     return together(
         home,
@@ -94,6 +94,7 @@ def two(home, olmoe, dropping) -> dict[str, TrainingResult]:
         chance=usual | {"model": str(dropping)},
         chance_stopped=usual | {"model": str(dropping), "stop_after": 5},
         sharded_stopped=usual | SHARDED["sharded"] | {"stop_after": 5},
+        forged=usual | {"forged": [1], "shuffle_batches": False},
         scarce=usual | {"scarce": [1, 1], "epochs": 1},
     )
 
@@ -124,6 +125,14 @@ def test_memory_that_is_scarce_for_one_process_halves_the_parts_of_all_and_the_r
     assert [r.loss for r in found] == pytest.approx([r.loss for r in sink.records], rel=2e-3)
     for before, after in ((3, 2), (2, 1)):
         assert f"out of memory with {before} samples per forward; going on with {after}" in notes(home, "scarce")
+
+
+def test_what_another_process_was_given_is_verified_too(home, two):
+    said = two["forged"]["broken"]  # the second process' first sample of batch 0: the second of two safe ones
+    assert "Step 1 was to train batch 0" in said
+    assert "sample 1 " in said
+    assert "prompt digest" in said
+    assert not records(home, "forged")
 
 
 def test_the_first_error_of_a_process_comes_back_in_words_and_what_each_says_with_its_rank(olmoe, tmp_path, capfd):
