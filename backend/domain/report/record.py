@@ -69,7 +69,8 @@ def reproduce(facts: Facts) -> Section:
             Paragraph(
                 text(
                     "With the same prompt set (its SHA-256 above), the same model and the same seed, these calls give "
-                    "the same plan, and on the same device and versions the same counts."
+                    "the same plan, and on the same device and versions the same counts. Statistics follow from the "
+                    "counts; their last digits, and so their SHA-256, may differ with the number of threads."
                 )
             ),
             Listing(tuple(_calls(facts)), "bash"),

@@ -61,5 +61,5 @@ def _table(facts: Facts, chosen: list[DrivenExpert]) -> Table:
 
 def _listed(found: tuple[tuple[str, float], ...], decimals: int) -> Run:
     smallest = 0.5 * 10.0**-decimals  # what would be written as nothing is left out
-    named = [f"“{shown(token)}” {signed(value, decimals)}" for token, value in found if abs(value) >= smallest]
+    named = [f"“{shown(token)}”\u00a0{signed(value, decimals)}" for token, value in found if abs(value) >= smallest]
     return "; ".join(named) or NOTHING

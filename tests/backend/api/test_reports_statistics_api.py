@@ -115,7 +115,7 @@ def test_the_tokens_of_an_expert_are_those_that_rest_gives(ready, pool):
         assert number(risk_diff) == pytest.approx(own["risk_diff"], abs=5.1e-5)
         assert number(concentration) == pytest.approx(100 * own["concentration"], abs=0.51)
         for cell, side in zip(sides, ("raising", "lowering"), strict=True):
-            shown = re.findall(r"“(.*?)” ([+−][\d.]+)", cell)
+            shown = re.findall(r"“(.*?)”\u00a0([+−][\d.]+)", cell)
             listed = [one for one in own[side] if abs(one["contribution"]) >= 5e-5]
             assert [token for token, _ in shown] == [one["text"] for one in listed]
             assert [number(value) for _, value in shown] == pytest.approx(
