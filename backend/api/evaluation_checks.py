@@ -19,6 +19,8 @@ from backend.store import tables as t
 from backend.store.evaluations import Arm
 
 _N_RANDOM = 20
+_MOST_ANSWERS = 1_000_000
+"""What one evaluation may hold: its answers are read together when its rates are computed."""
 _INHERITED = {"dtype": "auto", "max_length": 512, "system_prompt": None}
 _DIGESTS = ("weights", "tokenizer", "template")
 
@@ -53,6 +55,7 @@ def planned(session: Session, body: EvaluationCreate, settings: Settings) -> Pla
     used = evaluations.used_by(session, body.model, chosen)
     rows = asking.mark_seen(evaluations.rows_to_ask(session, dataset.id), used)
     asked = asking.choose_prompts(rows, holdout=body.holdout, max_prompts=body.max_prompts, seed=body.seed)
+    _check_size(len(arms) * len(asked))
     texts = _texts(session, body, dataset, asked, warnings)
     _warn(dataset, asked, intervention, warnings)
     params = body.model_dump(mode="json", exclude={"name"}) | _inherited(body, analysis)
@@ -78,6 +81,14 @@ def planned(session: Session, body: EvaluationCreate, settings: Settings) -> Pla
             },
         },
     )
+
+
+def _check_size(n_answers: int) -> None:
+    if n_answers > _MOST_ANSWERS:
+        raise InvalidInput(
+            f"That would be {n_answers:,} answers; at most {_MOST_ANSWERS:,} are kept. Ask fewer prompts or sets.",
+            ("body", "max_prompts"),
+        )
 
 
 def _inherited(body: EvaluationCreate, analysis: t.Analysis | None) -> dict[str, Any]:

@@ -12,7 +12,13 @@ from backend.domain.jobs import FINISHED
 
 Json = dict[str, Any]
 POLL_SECONDS = 0.5
-_SUBJECTS = {"an": "analyses", "tr": "trainings", "st": "statistics", "cmp": "comparisons"}
+_SUBJECTS = {
+    "an": "analyses",
+    "tr": "trainings",
+    "st": "statistics",
+    "cmp": "comparisons",
+    "ev": "evaluations",
+}
 
 
 class ApiError(RouteprintError):
