@@ -20,6 +20,7 @@ from worker.launching import ProcessesFailed, count_processes, launch
 from worker.runs import StepRecord, TrainingResult
 from worker.training import train
 
+pytestmark = pytest.mark.slow
 SIZES = [5, 3, 2, 1]  # no process gets half of most of them; the last leaves one without a sample
 IDS = {b.batch_idx: b.batch_id for b in tiny_batches(SIZES)}
 PER_BATCH = {IDS[0]: [(0, 1), (0, 2)], IDS[1]: [(1, 4), (1, 5)], IDS[2]: [(0, 1), (0, 3)], IDS[3]: [(2, 0), (2, 7)]}
@@ -103,7 +104,7 @@ def two(home, olmoe, dropping) -> dict[str, Any]:
 def test_two_processes_see_the_samples_of_one_and_come_close_to_its_losses(home, two, olmoe, tmp_path, way):
     result, sink = alone(olmoe, tmp_path, **{**WAYS[way], "shard_weights": False})
     found = records(home, way)
-    close = 0.05 if WAYS[way].get("dtype") else 2e-3
+    close = 0.05 if WAYS[way].get("dtype") else 1e-4  # sums in another order
     assert len(found) == len(sink.records) > 0
     for mine, theirs in zip(sink.records, found, strict=True):
         assert (mine.step, mine.epoch, mine.batch_id) == (theirs.step, theirs.epoch, theirs.batch_id)
@@ -122,7 +123,7 @@ def test_memory_that_is_scarce_for_one_process_halves_the_parts_of_all_and_the_r
     _, sink = alone(olmoe, tmp_path, epochs=1)
     found = records(home, "scarce")
     assert [samples(r) for r in found] == [samples(r) for r in sink.records]
-    assert [r.loss for r in found] == pytest.approx([r.loss for r in sink.records], rel=2e-3)
+    assert [r.loss for r in found] == pytest.approx([r.loss for r in sink.records], rel=1e-4)
     for before, after in ((3, 2), (2, 1)):
         assert f"out of memory with {before} samples per forward; going on with {after}" in notes(home, "scarce")
 

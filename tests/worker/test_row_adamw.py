@@ -3,6 +3,8 @@ import copy
 import pytest
 import torch
 
+from backend.domain.errors import NotSupported
+from worker import row_adamw
 from worker.row_adamw import OwnedRows, RowAdamW
 
 SETTINGS = {"lr": 0.05, "weight_decay": 0.1}
@@ -120,3 +122,12 @@ def test_weight_decay_reaches_only_what_it_should():
     assert bias.detach().eq(1).all()
     assert weight.detach()[0].allclose(torch.tensor(0.95))
     assert weight.detach()[1].eq(1).all()
+
+
+def test_a_part_that_would_cut_an_expert_in_two_is_refused(monkeypatch):
+    monkeypatch.setattr(row_adamw, "held", lambda _: (0, 3))  # what a process holds of four experts with two rows each
+    with pytest.raises(NotSupported, match="cut an expert in two"):
+        OwnedRows(torch.nn.Parameter(torch.zeros(8, 4)), 2, [0])
+    monkeypatch.setattr(row_adamw, "held", lambda _: (4, 8))
+    owned = OwnedRows(torch.nn.Parameter(torch.zeros(8, 4)), 2, [0, 3])
+    assert (owned.wanted, owned.experts) == ((0, 3), (3,))
