@@ -1,4 +1,4 @@
-"""Real services: a worker with vLLM takes an analysis from the API to its figures."""
+"""Real services: a worker with vLLM takes an analysis from the API to its figures, and reads it token by token."""
 
 from pathlib import Path
 
@@ -34,5 +34,9 @@ def test_a_worker_with_vllm_measures_what_one_without_it_would(tmp_path: Path, m
         assert (here["tokens_safe"], here["tokens_unsafe"]) == (there["tokens_safe"], there["tokens_unsafe"])
         # Among these 17,745 tokens one stands at a tie (its router scores differ by 2e-7): one flip, and its echo.
         assert np.abs(np.array(here["risk_diff"]) - np.array(there["risk_diff"])).max() < 5e-4
+        started = [live.post(f"/analyses/{one['id']}/context", experts=[[1, 0], [2, 5]]) for one in (ours, theirs)]
+        contexts = [live.finished(f"/context/{one['id']}") for one in started]
+        assert [one["status"] for one in contexts] == ["succeeded", "succeeded"], [one["error"] for one in contexts]
+        assert [one["recounted"]["differing"] for one in contexts] == [0, 0]
         assert refused["status"] == "failed"
         assert refused["error"] == "tensor_parallel_size is 2, but this worker sees 1 device(s)."

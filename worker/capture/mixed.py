@@ -37,6 +37,7 @@ def process_mixed_batches(
     max_length: int = 512,
     max_new_tokens: int = 0,
     system_prompt: str | None = None,
+    exclude_template_tokens: bool = False,
 ) -> list[dict[str, Any]]:
     """Measure prompts in mixed batches, safe samples first, in the order they are listed.
 
@@ -45,14 +46,21 @@ def process_mixed_batches(
     `unsafe_indices` (positions in `batch_outputs`), `safe_routings` and `unsafe_routings` (per sample int32 counts
     [site, expert]), `layers` (the layer number of each site), `non_finite` (positions whose routing means nothing).
     With `max_new_tokens` the model answers greedily, and `scope="response"` counts the answer's tokens, as the
-    original scripts did. `calculate_risk_diff_per_batch` takes what comes back. Raises PlanImpossible, ImportRefused,
+    original scripts did; with `exclude_template_tokens`, scope `prompt` leaves out what the chat template adds.
+    `calculate_risk_diff_per_batch` takes what comes back. Raises PlanImpossible, ImportRefused,
     NotSupported.
     """
     loaded = llm if isinstance(llm, LoadedModel) else as_loaded(llm, tokenizer)
     prompts = _prompt_set(safe_prompts, unsafe_prompts)
     settings = PlanSettings(batch_size=batch_size, safe_ratio=safe_ratio, strategy=Strategy.AS_LISTED)
     plan = plan_batches(plan_rows(prompts), prompts.sha256, settings)
-    engine = TransformersEngine(loaded, max_length=max_length, system_prompt=system_prompt, scopes=[Scope(scope)])
+    engine = TransformersEngine(
+        loaded,
+        max_length=max_length,
+        system_prompt=system_prompt,
+        exclude_template_tokens=exclude_template_tokens,
+        scopes=[Scope(scope)],
+    )
     result = []
     for start in range(0, len(plan.batches), WINDOW):
         window = plan.batches[start : start + WINDOW]

@@ -40,6 +40,15 @@ def test_mixed_batches_carry_the_counts_of_the_slow_reference(loaded: LoadedMode
             assert routing.tolist() == reference.count(chosen, range(len(ids)), 8)
 
 
+def test_mixed_batches_can_leave_out_what_the_chat_template_adds(loaded: LoadedModel) -> None:
+    whole, own = (
+        process_mixed_batches(loaded, loaded.tokenizer, SAFE, UNSAFE, 12, exclude_template_tokens=own)
+        for own in (False, True)
+    )
+    for before, after in zip(whole[0]["safe_routings"], own[0]["safe_routings"], strict=True):
+        assert (before.sum(axis=1) - after.sum(axis=1)).tolist() == [2 * 3] * 3  # top-2, three template tokens
+
+
 def test_risk_functions_of_the_original_names_take_mixed_batches(loaded: LoadedModel) -> None:
     batches = process_mixed_batches(loaded, loaded.tokenizer, SAFE, UNSAFE, batch_size=4)
     per_batch = [calculate_risk_diff_per_batch(batch, num_experts_per_tok=2) for batch in batches]
