@@ -11,6 +11,7 @@ Not covered: several machines; what the processes do (rank.py).
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -142,7 +143,9 @@ def main() -> int:
     try:
         run.main(sys.argv[2:])
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        # One that was killed comes first: the others fail because of it, and may be noticed before it.
+        killed = [(r, f) for r, f in error.failures.items() if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
+        rank, failure = killed[0] if killed else error.get_first_failure()
         how = failure.signal_name() if failure.exitcode < 0 else f"exit status {failure.exitcode}"
         _leave(folder / _LAUNCHER, {"rank": rank, "how": how})
         return 1
