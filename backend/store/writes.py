@@ -190,7 +190,8 @@ def record_verdicts(session: Session, evaluation_id: str, verdicts: Iterable[tup
     x = t.EvaluationAnswer
     for n, judgement, judge in verdicts:
         open_ = (x.evaluation_id == evaluation_id, x.n == n, x.verdict.is_(None))
-        values = {"verdict": str(judgement.verdict), "why": judgement.why, "judge": judge}
+        why = judgement.why.replace("\x00", "\ufffd")  # an endpoint may say anything; PostgreSQL refuses NUL
+        values = {"verdict": str(judgement.verdict), "why": why, "judge": judge}
         session.execute(update(x).where(*open_).values(**values))
 
 
