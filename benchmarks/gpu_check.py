@@ -1,17 +1,20 @@
-"""The capture figures on a GPU; says "no GPU" where there is none.
+"""The capture and training figures on a GPU; says "no GPU" where there is none.
 
     make gpu-check
 
 A model of the shape of OLMoE-1B-7B with random weights in bf16: tokens per second of the product's engine, its time
 over that of a plain padded forward pass of the same batches, and the flip rate: the share of expert choices that fall
 elsewhere when a prompt is measured alone instead of grouped (in bf16 a near-tie depends on the shape of the pass; in
-float32 on a CPU the tests find none). The rows go into docs/benchmarks.json beside those of `make bench`.
+float32 on a CPU the tests find none). Then the training part of `make bench` in bf16, on a smaller model, with the
+memory of the GPU's allocator. The rows go into docs/benchmarks.json beside those of `make bench`.
 """
 
 import argparse
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -19,6 +22,7 @@ import torch
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedModel
 
 from backend.domain.vocabulary import Scope
+from benchmarks import training
 from benchmarks.capture import Size, Work, ours, plain, prepare
 from benchmarks.report import Found, line, row, write
 from worker.capture.transformers import TransformersEngine
@@ -104,6 +108,15 @@ def figures(shape: Shape, device: torch.device, name: str, n_batches: int, round
     ]
 
 
+def training_figures(device: torch.device, *, tiny: bool) -> list[Found]:
+    """Return the rows of training on this device; `tiny` only shows that they can be had."""
+    size = training.Size(
+        Size(hidden=1024, intermediate=512, layers=8), chosen=8, rounds=5, device=str(device), dtype="bfloat16"
+    )
+    with tempfile.TemporaryDirectory(prefix="routeprint-bench-") as name:
+        return training.figures(training.QUICK if tiny else size, Path(name), "gpu.training", judge=not tiny)
+
+
 def main() -> int:
     """Measure on the GPU, or say that there is none."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -117,6 +130,7 @@ def main() -> int:
     else:
         device, name = torch.device("cpu"), "CPU"
     rows = figures(TINY, device, name, 4, 2) if tiny else figures(Shape(), device, name, 32, 7)
+    rows += training_figures(device, tiny=tiny)
     for one in rows:
         print(line(one))
     if not tiny:

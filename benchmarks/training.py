@@ -261,24 +261,25 @@ def least_bytes(trainer: Trainer) -> int:
     return sum(w.numel() * (8 if w.dtype == torch.float32 else 12) for w in tensors)
 
 
-def memory(way: Way, work: Work) -> dict[str, float]:
-    """Return by how much training raises this process' peak memory above the loaded model, in MB."""
+def grown(way: Way, work: Work) -> float:
+    """Return by how many MB an epoch raises peak memory above the loaded model: this process' own, or the GPU's."""
     trainer = way(work)
-    before = psutil.Process().memory_info().rss
     if work.size.device != "cpu":
+        before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         trainer.train()
-        return {"grown": torch.cuda.max_memory_allocated() / 2**20}
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    before = psutil.Process().memory_info().rss
     trainer.train()
     peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-    return {"grown": (peak - before) / 2**20}
+    return (peak - before) / 2**20
 
 
 def in_own_process(way: str, quick: bool) -> float:
     """Measure the memory of one way in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.training", "--memory", way, *(["--quick"] if quick else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(json.loads(done.stdout.splitlines()[-1])["grown"])
+    return float(done.stdout.splitlines()[-1])
 
 
 def measure(work: Work, ways: Sequence[Way]) -> tuple[dict[str, list[list[float]]], dict[str, Trainer]]:
@@ -300,9 +301,12 @@ def step_ratio(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]])
 
 
 def figures(size: Size, folder: Path, prefix: str, *, judge: bool) -> list[Found]:
-    """Return the rows of one device but for peak memory."""
+    """Return the rows of one device; peak memory only where it is a GPU's (`rows` needs processes for it)."""
     work = prepare(size, folder)
     seconds, trainers = measure(work, (ours, plain, stock))
+    on_gpu = []
+    if size.device != "cpu":
+        on_gpu = [memory_row(prefix, grown(ours, work), grown(stock, work), "the GPU's allocator")]
     work.database.close()
     middle = {name: median(sum(took) for took in rounds) / len(work.batches) for name, rounds in seconds.items()}
     least, state = least_bytes(trainers["ours"]), state_bytes(trainers["ours"])
@@ -313,6 +317,7 @@ def figures(size: Size, folder: Path, prefix: str, *, judge: bool) -> list[Found
         f"answers, {size.rounds} interleaved epochs"
     )
     return [
+        *on_gpu,
         row(
             f"{prefix}.step_vs_full",
             middle["ours"] / middle["stock"],
@@ -341,16 +346,18 @@ def figures(size: Size, folder: Path, prefix: str, *, judge: bool) -> list[Found
     ]
 
 
+def memory_row(prefix: str, mine: float, full: float, where: str) -> Found:
+    """Return the row of peak memory from the MB that each way adds to the loaded model."""
+    how = f"peak memory above the loaded model over one epoch, {where}: ours {mine:.0f} MB, stock, full, {full:.0f} MB"
+    return row(f"{prefix}.peak_memory_vs_full", mine / full, "ratio", how)
+
+
 def rows(quick: bool = False) -> list[Found]:
     """Return the rows of training."""
-    grown = {name: in_own_process(name, quick) for name in ("ours", "stock")}
+    mine, full = (in_own_process(name, quick) for name in ("ours", "stock"))
     with tempfile.TemporaryDirectory(prefix="routeprint-bench-") as name:
         found = figures(QUICK if quick else Size(), Path(name), "training", judge=not quick)
-    how = (
-        f"growth of a process' peak memory above the loaded model over one epoch, each in a process of its own: ours "
-        f"{grown['ours']:.0f} MB, stock Trainer, full, {grown['stock']:.0f} MB"
-    )
-    return [*found, row("training.peak_memory_vs_full", grown["ours"] / grown["stock"], "ratio", how)]
+    return [*found, memory_row("training", mine, full, "each in a process of its own")]
 
 
 def main() -> None:
@@ -361,7 +368,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="routeprint-bench-") as name:
         work = prepare(QUICK if chosen.quick else Size(), Path(name))
-        print(json.dumps(memory({"ours": ours, "stock": stock}[chosen.memory], work)))
+        print(grown({"ours": ours, "stock": stock}[chosen.memory], work))
         work.database.close()
 
 
