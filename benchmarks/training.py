@@ -1,6 +1,6 @@
 """What training an expert set in its analysis batches costs, beside a stock full fine-tune of the same model and data.
 
-Three ways, each over the same 16 batches of 16 real prompts with their answers, one after the other in every round:
+Three ways, each over the same batches of 16 real prompts with their answers, one after the other in every round:
 
 - ours:  the product's trainer as a job runs it: whole analysis batches, every step verified and recorded in SQLite;
 - plain: the same weights learn, from a plain DataLoader, and nothing is verified or recorded;
@@ -58,10 +58,10 @@ class Size:
     """The model, how many experts of how many layers learn, and how often everything is measured."""
 
     model: capture.Size = dataclasses.field(
-        default_factory=lambda: capture.Size(hidden=256, intermediate=256, layers=6, experts=16, top_k=2)
+        default_factory=lambda: capture.Size(hidden=256, intermediate=256, layers=4, experts=16, top_k=2)
     )
     chosen: int = 2
-    batches: int = 16
+    batches: int = 8
     rounds: int = 5
     device: str = "cpu"
     dtype: str = "float32"
