@@ -23,6 +23,12 @@ def text(name: str) -> str | None:
     return value if value and len(value) <= 80 and value.isprintable() and "/" not in value else None
 
 
+def cursor() -> str | None:
+    """Return the place in a paged list that the address names; whether it exists, the API knows."""
+    value = st.query_params.get("after", "")
+    return value if value.isascii() and 0 < len(value) <= 4000 and value.replace("-", "").isidentifier() else None
+
+
 def index(name: str) -> int | None:
     """Return a non-negative integer from the address, or None where it is absent or nonsense."""
     value = st.query_params.get(name, "")

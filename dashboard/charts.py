@@ -5,7 +5,7 @@ A `Heat` is a matrix [site, expert]; a `Lines` is a set of traces whose points c
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -15,14 +15,19 @@ from dashboard import words
 from dashboard.client import Json
 
 Matrix = NDArray[np.float32]
+Cells = tuple[tuple[int, int], ...]
+MATRICES = ("z", "safe", "unsafe", "floor", "low", "high", "p", "q", "frequency", "more")
+"""The matrices of a `Heat`, as the browser names them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heat:
-    """One heatmap. z, safe, unsafe, floor: [site, expert] float32, NaN = no value; vmax: end of the symmetric scale.
+    """One heatmap: matrices [site, expert] float32, NaN = no value; vmax: end of the symmetric scale.
 
     row: what a row is; palette: `scale` (blue safe, red unsafe) or `share`; more: one further figure per cell, said
-    after `more_words`.
+    after `more_words`. low, high: ends of the interval that `interval` names; p: of the family of all experts; q: by
+    Benjamini-Hochberg; frequency: how often the expert is chosen from other prompts. marks, frames: (row, expert) that
+    get a dot, that get an outline.
     """
 
     z: Matrix
@@ -33,7 +38,14 @@ class Heat:
     safe: Matrix | None = None
     unsafe: Matrix | None = None
     floor: Matrix | None = None
-    marks: tuple[tuple[int, int], ...] = ()  # (row, expert) that get a dot
+    low: Matrix | None = None
+    high: Matrix | None = None
+    p: Matrix | None = None
+    q: Matrix | None = None
+    frequency: Matrix | None = None
+    interval: str = "interval"
+    marks: Cells = ()
+    frames: Cells = ()
     row: str = "Layer"
     palette: str = "scale"
     digits: int = 4
@@ -47,7 +59,7 @@ class Heat:
 
     def spec(self) -> Json:
         """Return JSON for the browser; arrays as base64 of little-endian float32."""
-        bodies = {name: _encode(getattr(self, name)) for name in ("z", "safe", "unsafe", "floor", "more")}
+        bodies = {name: _encode(getattr(self, name)) for name in MATRICES}
         stamp = hashlib.sha256("|".join(b or "" for b in bodies.values()).encode()).hexdigest()[:16]
         return {
             **bodies,
@@ -62,7 +74,9 @@ class Heat:
             "palette": self.palette,
             "digits": self.digits,
             "moreWords": self.more_words,
+            "interval": self.interval,
             "marks": [list(m) for m in self.marks],
+            "frames": [list(f) for f in self.frames],
             "height": self.height,
         }
 
@@ -89,12 +103,23 @@ def round_up(value: float) -> float:
 
 
 def risk_heat(
-    risk: Json, sites: Sequence[Json], vmax: float, what: str, marks: Sequence[tuple[int, int]] = ()
+    risk: Json,
+    sites: Sequence[Json],
+    vmax: float,
+    what: str,
+    *,
+    marks: Sequence[tuple[int, int]] = (),
+    frames: Sequence[tuple[int, int]] = (),
+    tests: Mapping[str, Matrix | None] | None = None,
+    interval: str = "interval",
 ) -> Heat | None:
-    """Return the heatmap of a risk-diff answer (matrices already float32), or None where it holds no values."""
+    """Return the heatmap of a risk-diff answer (matrices already float32), or None where it holds no values.
+
+    tests: figures of the statistics by their names in the API, for the hover.
+    """
     if risk["risk_diff"] is None:
         return None
-    rows = len(sites)
+    rows, tested = len(sites), tests or {}
     label = (
         f"{what}: heatmap of risk_diff, {rows} layers by {risk['risk_diff'].shape[1]} experts. "
         "Arrow keys walk the cells, Enter opens one."
@@ -107,7 +132,14 @@ def risk_heat(
         safe=risk.get("rate_safe"),
         unsafe=risk.get("rate_unsafe"),
         floor=risk.get("noise_floor_cells"),
+        low=tested.get("ci_low"),
+        high=tested.get("ci_high"),
+        p=tested.get("p_max_t"),
+        q=tested.get("q"),
+        frequency=tested.get("frequency"),
+        interval=interval,
         marks=tuple(marks),
+        frames=tuple(frames),
     )
 
 
@@ -122,6 +154,14 @@ def above_floor(values: Matrix | None, floor: float | None) -> tuple[tuple[int, 
     if values is None or floor is None:
         return ()
     rows, experts = np.nonzero(np.abs(np.nan_to_num(values)) > floor)
+    return tuple(zip(rows.tolist(), experts.tolist(), strict=True))
+
+
+def below(values: Matrix | None, limit: float) -> Cells:
+    """Return the cells (row, expert) whose value is at most `limit`; NaN never is."""
+    if values is None:
+        return ()
+    rows, experts = np.nonzero(values <= np.float32(limit))
     return tuple(zip(rows.tolist(), experts.tolist(), strict=True))
 
 

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from dashboard.client import Api, Json
 
 Matrix = NDArray[np.float32]
+TESTS = ("ci_low", "ci_high", "p", "p_max_t", "q", "frequency", "load")
+"""Figures of the statistics that the pages show."""
 
 
 @st.cache_data(max_entries=256, show_spinner=False, ttl=3600)
@@ -61,6 +63,17 @@ def _compared(base_url: str, token: str, a: str, b: str, scope: str | None, pool
 def compared(api: Api, a: str, b: str, scope: str | None, pool: str | None) -> Json:
     """Return the comparison of two sides, which never change once they are finished, matrices as float32."""
     return _compared(api.base_url, api.token, a, b, scope, pool)
+
+
+@st.cache_data(max_entries=32, show_spinner=False, ttl=3600)
+def _tests(base_url: str, token: str, statistics_id: str) -> dict[str, Matrix | None]:
+    answer = Api(base_url, token).get(f"/statistics/{statistics_id}/table")
+    return {name: matrix(answer[name]) for name in TESTS}
+
+
+def tests(api: Api, statistics_id: str) -> dict[str, Matrix | None]:
+    """Return the figures of finished statistics, which never change: float32 [site, expert] by name."""
+    return _tests(api.base_url, api.token, statistics_id)
 
 
 def matrix(rows: Any) -> Matrix | None:

@@ -19,9 +19,10 @@ _component = st.components.v2.component(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. kind: text, code, status, label, bar (signed, against `max`), part (0 to 1).
+    """One column. kind: text, code, status, label, bar (signed, against `max`), part (0 to 1), whisker (an interval).
 
-    minor: hidden where there is little room.
+    minor: hidden where there is little room. sort: where the server sorts, the orders that a click on the head asks for
+    in turn, each with its direction: ("-risk_diff", "descending").
     """
 
     key: str
@@ -30,15 +31,18 @@ class Column:
     kind: str = "text"
     minor: bool = False
     max: float | None = None
+    sort: tuple[tuple[str, str], ...] = ()
 
 
-def cell(text: object, value: object = None, hint: str | None = None) -> Json:
-    """Return one cell: what is shown, what it sorts by, and its tooltip."""
+def cell(text: object, value: object = None, hint: str | None = None, ends: Sequence[float | None] = ()) -> Json:
+    """Return one cell: what is shown, what it sorts by, its tooltip, and for a whisker the ends of the interval."""
     made: Json = {"t": str(text)}
     if value is not None:
         made["v"] = value
     if hint:
         made["h"] = hint
+    if ends:
+        made["e"] = list(ends)
     return made
 
 
@@ -60,20 +64,31 @@ def table(
     selected: str | None = None,
     height: int | None = None,
     on_open: Callable[[str], None] | None = None,
+    sort: str | None = None,
+    on_sort: Callable[[str], None] | None = None,
 ) -> str | None:
-    """Show the table; return the id of the row that was just opened (on_open is called with it before the rerun)."""
+    """Show the table; return the id of the row that was just opened (on_open is called with it before the rerun).
+
+    sort, on_sort: the rows come in this order from the server, and a click on a head asks for another.
+    """
 
     def opened() -> None:
         row = st.session_state[key].open
         if row and on_open:
             on_open(str(row))
 
+    def sorted_() -> None:
+        order = st.session_state[key].sort
+        if order and on_sort:
+            on_sort(str(order))
+
     data = {
+        "sort": sort,
         "columns": [asdict(c) for c in columns],
         "rows": [asdict(r) for r in rows],
         "label": label,
         "sel": selected,
         "height": height,
     }
-    result = _component(key=key, data=data, on_open_change=opened)
+    result = _component(key=key, data=data, on_open_change=opened, on_sort_change=sorted_)
     return result.open  # type: ignore[no-any-return]

@@ -41,6 +41,25 @@ def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}".replace("-", "−")
 
 
+def p_value(value: float | None) -> str:
+    """A p- or q-value: '0.031'; small ones are '< 0.001', never 0."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def equals(text: str) -> str:
+    """What follows 'p': '= 0.031', '< 0.001'."""
+    return text if text.startswith("<") else f"= {text}"
+
+
+def interval(low: float | None, high: float | None, digits: int = 3) -> str:
+    """Both ends with their signs: '+0.012 to +0.104'."""
+    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+        return "–"
+    return f"{signed(low, digits)} to {signed(high, digits)}"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """0.1243 -> '12.4 %'."""
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"

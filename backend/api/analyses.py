@@ -144,12 +144,20 @@ def get_all(
     page: Paged,
     status: Status | None = None,
     q: edge_runs.Search = None,
+    sort: edge_runs.RunSort = "-created_at",
     deleted: edge_runs.Deleted = False,
 ) -> Listing[AnalysisOut]:
-    """List analyses, newest first."""
+    """List analyses, newest first if not asked otherwise."""
     with here.reading() as session:
         found = runs.listing(
-            session, t.Analysis, status=status, q=q, deleted=deleted, after=page.after(str, str), limit=page.limit
+            session,
+            t.Analysis,
+            status=status,
+            q=q,
+            deleted=deleted,
+            after=page.after(str, str),
+            limit=page.limit,
+            sort=sort,
         )
         shown = Page(show_all(session, found.items), found.next_key)
     return listing(shown, lambda one: one)

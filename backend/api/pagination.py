@@ -55,7 +55,7 @@ class Paging:
 
 def paging(
     limit: Annotated[int, Query(ge=1, le=500, description="How many items at most.")] = 100,
-    cursor: Annotated[str | None, Query(max_length=600, description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[str | None, Query(max_length=4000, description="`next_cursor` of the page before.")] = None,
 ) -> Paging:
     """Read the two query parameters of every listing."""
     return Paging(limit, cursor)

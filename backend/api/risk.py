@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from sqlalchemy.orm import Session
 
 from backend.api.edge import PROBLEMS, Here, PathId, SmallIndex
-from backend.api.expert_rows import SORT_WORDS, TESTED, Sort, columns_of, expert_row, order_of, with_statistics
+from backend.api.expert_rows import SORT_WORDS, TESTED, Filtered, Sort, columns_of, expert_row, with_statistics
 from backend.api.formats import (
     FILES,
     IfNoneMatch,
@@ -118,6 +118,7 @@ def get_experts(
     here: Here,
     analysis_id: PathId,
     page: Paged,
+    wanted: Filtered,
     scope: ScopeWord = "prompt",
     pool: PoolWord = "mean",
     sort: Annotated[Sort, Query(description=SORT_WORDS)] = "abs",
@@ -125,7 +126,8 @@ def get_experts(
 ) -> Any:
     """List every expert's figures over all batches. Empty while nothing is measured.
 
-    The test columns are those of the newest finished statistics of this scope and pool, null without.
+    The test columns are those of the newest finished statistics of this scope and pool, null without. `csv` and
+    `parquet` hold all rows, in the same order.
     """
     with here.reading() as session:
         analysis = runs.get(session, t.Analysis, analysis_id)
@@ -137,7 +139,7 @@ def get_experts(
             raise NoTokens(f"There is no table to return: {view.reason}.")
         return ExpertListing(items=[], next_cursor=None, statistics_id=None)
     columns = with_statistics(view, statistics.figures_of(stored) if stored else None)
-    order = order_of(columns, sort)
+    order = wanted.ordered(columns, sort)
     if format != "json":
         rows = {name: values[order] for name, values in columns.items()}
         return table_response(rows, format, f"experts-{analysis.id}-{scope}-{pool}")

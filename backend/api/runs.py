@@ -1,7 +1,7 @@
 """What all kinds of runs share at the edge: cancel, resume, verify, patch, delete, undelete."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query
 from fastapi.responses import Response
@@ -15,7 +15,11 @@ from backend.domain.provenance import Link
 from backend.store import jobs, runs
 from backend.store import tables as t
 
-Search = Annotated[str | None, Query(max_length=200, description="Text in name or notes."), Clean]
+Search = Annotated[str | None, Query(max_length=200, description="Text in name, notes, tags or id."), Clean]
+RunSort = Annotated[
+    Literal["-created_at", "created_at", "name", "-name"],
+    Query(description="-created_at: the newest first. A cursor belongs to the order that it was given out in."),
+]
 Deleted = Annotated[bool, Query(description="List the deleted ones instead.")]
 
 _FIELDS = (

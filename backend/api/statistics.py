@@ -1,7 +1,7 @@
 """Statistics of an analysis: asked for, followed, read expert by expert. Computed by a worker, without a GPU."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query
@@ -10,13 +10,20 @@ from sqlalchemy.orm import Session, undefer
 
 from backend.api import runs as edge_runs
 from backend.api.edge import PROBLEMS, Here, PathId
-from backend.api.expert_rows import SORT_WORDS, Columns, Sort, expert_row, order_of, with_statistics
+from backend.api.expert_rows import SORT_WORDS, Columns, Filtered, Sort, expert_row, with_statistics
 from backend.api.formats import FILES, IfNoneMatch, etag, json_response, table_response, unchanged
 from backend.api.idempotency import IdempotencyKey, Made, once
 from backend.api.pagination import Paged, encode, listing
 from backend.api.schemas.analyses import ExpertRowOut
 from backend.api.schemas.common import Listing, PoolWord, RunnablePatch, ScopeWord, VerificationOut
-from backend.api.schemas.statistics import ExpertListing, StatisticsCreate, StatisticsOut, StatisticsTableOut
+from backend.api.schemas.statistics import (
+    DriftBatchesOut,
+    DriftBatchOut,
+    ExpertListing,
+    StatisticsCreate,
+    StatisticsOut,
+    StatisticsTableOut,
+)
 from backend.domain.errors import InvalidInput, NoTokens
 from backend.domain.vocabulary import Pool
 from backend.store import analyses, jobs, risks, runs, statistics
@@ -28,11 +35,6 @@ router = APIRouter(tags=["statistics"], responses=PROBLEMS)
 
 _FIELDS = ("analysis_id", "scope", "pool", "params", "input_digest", "sha256")
 _FEWEST_BEYOND = 5
-Share = Annotated[float | None, Query(ge=0, le=1)]
-Direction = Annotated[
-    Literal["unsafe", "safe", "both"],
-    Query(description="unsafe: risk_diff > 0, safe: risk_diff < 0; neither where the tested difference contradicts."),
-]
 
 
 def show_all(session: Session, found: Sequence[t.Statistics]) -> list[StatisticsOut]:
@@ -151,18 +153,15 @@ def get_experts(
     here: Here,
     statistics_id: PathId,
     page: Paged,
+    wanted: Filtered,
     sort: Annotated[Sort, Query(description=SORT_WORDS)] = "p",
-    max_q: Share = None,
-    max_p_max_t: Share = None,
-    direction: Direction = "both",
     format: Literal["json", "csv", "parquet"] = "json",  # noqa: A002 - the query parameter's name
 ) -> Response:
     """List every expert with its figures and its tests. `csv` and `parquet` hold all rows, in the same order."""
     with here.reading() as session:
         stored = _with_figures(session, statistics_id)
         columns = _columns(session, stored)
-    order = order_of(columns, sort)
-    order = order[_wanted(columns, max_q, max_p_max_t, direction)[order]]
+    order = wanted.ordered(columns, sort)
     if format != "json":
         rows = {name: values[order] for name, values in columns.items()}
         return table_response(rows, format, f"experts-{stored.id}")
@@ -185,17 +184,6 @@ def _columns(session: Session, stored: t.Statistics) -> Columns:
     if view.table is None:
         raise NoTokens(f"There is no table to return: {view.reason}.")
     return with_statistics(view, figures)
-
-
-def _wanted(columns: Columns, max_q: float | None, max_p_max_t: float | None, direction: str) -> Any:
-    wanted = np.ones(len(columns["expert"]), dtype=bool)
-    for name, limit in (("q", max_q), ("p_max_t", max_p_max_t)):
-        if limit is not None:
-            wanted &= columns[name] <= limit  # NaN is no test
-    if direction != "both":
-        sign = 1 if direction == "unsafe" else -1
-        wanted &= (sign * columns["risk_diff"] > 0) & ~(sign * columns["t"] < 0)
-    return wanted
 
 
 @router.get(
@@ -222,3 +210,22 @@ def get_table(here: Here, statistics_id: PathId, if_none_match: IfNoneMatch = No
         "n_experts": max(site["n_experts"] for site in sites),
     }
     return json_response(head | {name: table.tolist() for name, table in figures.items()}, tag)
+
+
+@router.get("/statistics/{statistics_id}/drift", response_model=DriftBatchesOut, responses=FILES)
+def get_drift(
+    here: Here,
+    statistics_id: PathId,
+    format: Literal["json", "csv", "parquet"] = "json",  # noqa: A002 - the query parameter's name
+) -> Response:
+    """Return how far risk_diff of every batch lies from the mean of all batches."""
+    with here.reading() as session:
+        stored = _with_figures(session, statistics_id)
+        statistics.figures_of(stored)
+    distance = stored.summary["drift"].get("distance", [])
+    if format != "json":
+        values = np.array([np.nan if one is None else one for one in distance], dtype=float)
+        columns = {"batch_idx": np.arange(len(distance)), "distance": values}
+        return table_response(columns, format, f"drift-{stored.id}")
+    items = [DriftBatchOut(batch_idx=idx, distance=one) for idx, one in enumerate(distance)]
+    return json_response(DriftBatchesOut(statistics_id=stored.id, items=items).model_dump())

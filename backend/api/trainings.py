@@ -85,9 +85,10 @@ def get_all(
     analysis_id: Annotated[str | None, Query(max_length=100), Clean] = None,
     status: Status | None = None,
     q: edge_runs.Search = None,
+    sort: edge_runs.RunSort = "-created_at",
     deleted: edge_runs.Deleted = False,
 ) -> Listing[TrainingOut]:
-    """List trainings, newest first."""
+    """List trainings, newest first if not asked otherwise."""
     with here.reading() as session:
         found = runs.listing(
             session,
@@ -97,6 +98,7 @@ def get_all(
             deleted=deleted,
             after=page.after(str, str),
             limit=page.limit,
+            sort=sort,
             analysis_id=analysis_id,
         )
         shown = Page(show_all(session, found.items), found.next_key)

@@ -1,8 +1,9 @@
 """What all kinds of runs share in the store: found, listed, renamed, deleted softly and brought back."""
 
+import json
 from typing import Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import Text, cast, or_, select
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import Conflict, NotFound
@@ -43,18 +44,25 @@ def listing(
     deleted: bool,
     after: Key | None,
     limit: int,
+    sort: str = "-created_at",
     **equal: str | None,
 ) -> Page[Run]:
-    """Return runs, newest first: of one status, with `q` in name or notes, with these column values."""
+    """Return runs: of one status, with `q` in name, notes, tags or id, with these column values.
+
+    sort: a column of the table, with "-" before it from the largest down.
+    """
     query = select(table).where(table.deleted_at.is_not(None) if deleted else table.deleted_at.is_(None))
     if status:
         query = query.where(table.status == status)
     if q:
-        query = query.where(table.name.icontains(q, autoescape=True) | table.notes.icontains(q, autoescape=True))
+        tagged = cast(table.tags, Text).icontains(json.dumps(q)[1:-1], autoescape=True)  # as JSON holds it
+        named = (getattr(table, name).icontains(q, autoescape=True) for name in ("name", "notes", "id"))
+        query = query.where(or_(tagged, *named))
     for column, value in equal.items():
         if value is not None:
             query = query.where(getattr(table, column) == value)
-    return page(session, query, (table.created_at, table.id), after, limit, newest_first=True)
+    column = getattr(table, sort.removeprefix("-"))
+    return page(session, query, (column, table.id), after, limit, newest_first=sort.startswith("-"))
 
 
 def patch(session: Session, table: type[Run], id_: str, changes: dict[str, Any]) -> Run:

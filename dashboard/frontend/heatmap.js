@@ -7,6 +7,7 @@ function floats(base64) {
 const minus = text => text.replace('-', '−');
 const signed = (value, digits = 4) => Number.isFinite(value) ? minus((value >= 0 ? '+' : '') + value.toFixed(digits)) : 'no value';
 const percent = value => (100 * value).toFixed(1) + ' %';
+const chance = value => value < 0.001 ? '< 0.001' : '= ' + value.toFixed(3);
 
 function rowsOf(values, rows, cols) {
   return Array.from({length: rows}, (_, r) => Array.from(values.subarray(r * cols, (r + 1) * cols), v => Number.isNaN(v) ? null : v));
@@ -18,7 +19,45 @@ function cellWords(S, r, c, separator) {
   if (arrays.more && Number.isFinite(arrays.more[i])) lines.push(`${data.moreWords} ${Number.isInteger(arrays.more[i]) ? arrays.more[i] : arrays.more[i].toFixed(2)}`);
   if (arrays.unsafe && arrays.safe) lines.push(`fires on ${percent(arrays.unsafe[i])} of unsafe, ${percent(arrays.safe[i])} of safe tokens`);
   if (arrays.floor) lines.push(`noise floor of this cell ±${arrays.floor[i].toFixed(4)}`);
+  if (arrays.low && Number.isFinite(arrays.low[i])) lines.push(`${data.interval} ${signed(arrays.low[i])} to ${signed(arrays.high[i])}`);
+  if (arrays.p && Number.isFinite(arrays.p[i])) lines.push(`p (max-T) ${chance(arrays.p[i])} · q ${chance(arrays.q[i])}`);
+  if (arrays.frequency && Number.isFinite(arrays.frequency[i])) lines.push(`chosen in ${(100 * arrays.frequency[i]).toFixed(0)} % of resamples`);
   return lines.join(separator);
+}
+
+// Pixels per cell: of the plot as it stands, or about so before the first drawing.
+function cellSize({data, host}) {
+  const axes = host._fullLayout, size = (axis, n, length) => axis?._length ? axis._length / Math.abs(axis.range[1] - axis.range[0]) : length / n;
+  return [size(axes?.xaxis, data.cols, host.offsetWidth - 140), size(axes?.yaxis, data.rows, data.height - 74)];
+}
+
+// Marks are one path however many there are (a node per mark makes a page of 58 x 256 cells slow): a dot is a line
+// segment as long as it is wide; an outline runs along the edges between cells inside and outside of the choice.
+function dotPath(S) {
+  const [px, py] = cellSize(S), size = Math.max(2, Math.min(5, 0.42 * Math.min(px, py))), half = size / 2 / px, x = [], y = [];
+  for (const [r, c] of S.data.marks) { x.push(c - half, c + half, null); y.push(r, r, null); }
+  return {x, y, size};
+}
+
+function framePath({data}) {
+  const {rows, cols} = data, inside = new Uint8Array(rows * cols), x = [], y = [];
+  for (const [r, c] of data.frames) inside[r * cols + c] = 1;
+  const at = (r, c) => r >= 0 && c >= 0 && r < rows && c < cols ? inside[r * cols + c] : 0;
+  for (let r = 0; r <= rows; r++) for (let c = 0, from = null; c <= cols; c++) {
+    const edge = c < cols && at(r - 1, c) !== at(r, c);
+    if (edge && from === null) from = c;
+    else if (!edge && from !== null) { x.push(from - 0.5, c - 0.5, null); y.push(r - 0.5, r - 0.5, null); from = null; }
+  }
+  for (let c = 0; c <= cols; c++) for (let r = 0, from = null; r <= rows; r++) {
+    const edge = r < rows && at(r, c - 1) !== at(r, c);
+    if (edge && from === null) from = r;
+    else if (!edge && from !== null) { x.push(c - 0.5, c - 0.5, null); y.push(from - 0.5, r - 0.5, null); from = null; }
+  }
+  return {x, y};
+}
+
+function strokes(path, color, width) {
+  return {type: 'scatter', mode: 'lines', x: path.x, y: path.y, hoverinfo: 'skip', showlegend: false, connectgaps: false, line: {color, width, simplify: false}};
 }
 
 function outline(S, theme) {
@@ -42,9 +81,11 @@ function traces(S, theme, narrow) {
     colorbar: {thickness: 11, outlinewidth: 0, tickfont: {color: theme.text, size: 11.5}, nticks: 5, ticks: '', len: narrow ? 1 : 1,
       title: {text: data.unit, side: narrow ? 'top' : 'right', font: {size: 12}},
       ...(narrow ? {orientation: 'h', y: 1, yanchor: 'bottom', x: 0.5, ypad: 4} : {xpad: 8})}};
-  const dots = {type: 'scatter', mode: 'markers', x: data.marks.map(m => m[1]), y: data.marks.map(m => m[0]), hoverinfo: 'skip', showlegend: false,
-    marker: {symbol: 'circle', size: cols > 64 ? 3 : 5, color: theme.mark, line: {color: theme.background, width: 0.8}}};
-  return data.marks.length ? [map, dots] : [map];
+  const drawn = [map];
+  if (data.frames.length) { const path = framePath(S), wide = cols > 64 ? 1.2 : 2; drawn.push(strokes(path, theme.background, wide + 1.6), strokes(path, theme.mark, wide)); }
+  S.dotsAt = data.marks.length ? drawn.length : null;
+  if (data.marks.length) { const path = dotPath(S); drawn.push(strokes(path, theme.background, path.size + 1.6), strokes(path, theme.mark, path.size)); }
+  return drawn;
 }
 
 function tickRows(rows, height) {
@@ -82,7 +123,11 @@ function bind(S) {
     S.walking = false;
     if (point) S.pick([point.pointNumber[0], point.pointNumber[1]]);
   });
-  host.on('plotly_relayout', change => { if (S.sel && Object.keys(change).some(k => /^[xy]axis/.test(k))) S.frame(); });
+  host.on('plotly_relayout', change => {
+    if (!Object.keys(change).some(k => /^[xy]axis/.test(k))) return;
+    if (S.sel) S.frame();
+    if (S.dotsAt != null) { const {x, y, size} = dotPath(S); S.Plotly.restyle(host, {x: [x, x], y: [y, y], 'line.width': [size + 1.6, size]}, [S.dotsAt, S.dotsAt + 1]); }
+  });
   host.addEventListener('keydown', event => keys(S, event));
 }
 
@@ -102,7 +147,7 @@ export default async function ({data, parentElement, setTriggerValue}) {
   const key = JSON.stringify([data.key, data.stamp]);
   if (S.arraysOf !== key) {
     S.arrays = {z: floats(data.z)};
-    for (const name of ['safe', 'unsafe', 'floor', 'more']) S.arrays[name] = data[name] ? floats(data[name]) : null;
+    for (const name of ['safe', 'unsafe', 'floor', 'more', 'low', 'high', 'p', 'q', 'frequency']) S.arrays[name] = data[name] ? floats(data[name]) : null;
     S.arraysOf = key;
     S.drawn = null;
   }
@@ -119,12 +164,14 @@ export default async function ({data, parentElement, setTriggerValue}) {
     await Plotly.react(host, traces(S, theme, narrow), layoutOf(S, theme, narrow), plotConfig(S.data.filename));
     await S.frame();
   };
-  const look = JSON.stringify([key, data.vmax, data.marks, data.labels, data.height]);
+  const look = JSON.stringify([key, data.vmax, data.marks, data.frames, data.labels, data.height]);
   if (S.drawn !== look) { await S.draw(); S.drawn = look; } else await S.frame();
   if (run !== S.run) return;
   if (!S.bound) { S.bound = true; bind(S); watch(host, S); }
   S.tip();
   host.dataset.ms = (performance.now() - started).toFixed(0);
+  host.dataset.marks = data.marks.length;
+  host.dataset.frames = data.frames.length;
   host.dataset.drawn = `${data.rows}x${data.cols}`;
   host.dataset.sel = S.sel ? S.sel.join(',') : '';
   return () => { unwatch(S); S.run++; Plotly.purge(host); delete host.__rp; };

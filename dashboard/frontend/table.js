@@ -35,6 +35,24 @@ function cell(column, value) {
     track.append(bar);
     words.textContent = text;
     td.append(words, track);
+  } else if (column.kind === 'whisker') {
+    const track = document.createElement('span'), dot = document.createElement('span'), words = document.createElement('span');
+    const at = v => 50 + 50 * Math.max(-1, Math.min(1, v / (column.max || 1)));
+    track.className = 'rp-track rp-track-whisker';
+    if (value.e?.every(Number.isFinite)) {
+      const line = document.createElement('span');
+      line.className = 'rp-whisker';
+      line.style.left = `${at(value.e[0])}%`;
+      line.style.width = `${at(value.e[1]) - at(value.e[0])}%`;
+      track.append(line);
+    }
+    if (Number.isFinite(value.v)) {
+      dot.className = value.v < 0 ? 'rp-at rp-bar-safe' : 'rp-at rp-bar-unsafe';
+      dot.style.left = `${at(value.v)}%`;
+      track.append(dot);
+    }
+    words.textContent = text;
+    td.append(words, track);
   } else td.textContent = text;
   if (value?.h) td.title = value.h;
   return td;
@@ -63,6 +81,18 @@ export default function ({data, parentElement, setTriggerValue}) {
       th.scope = 'col';
       th.className = `rp-${column.align} ${column.minor ? 'rp-minor' : ''}`;
       const button = document.createElement('button');
+      if (data.sort != null) {  // the server sorts
+        const place = column.sort.findIndex(order => order[0] === data.sort), next = column.sort[(place + 1) % column.sort.length];
+        const arrow = {ascending: ' ↑', descending: ' ↓'}[column.sort[place]?.[1]] ?? '';
+        button.type = 'button';
+        button.textContent = column.label + arrow;
+        button.disabled = !next;
+        if (next) th.setAttribute('aria-sort', column.sort[place]?.[1] ?? 'none');
+        button.onclick = () => { S.focus = data.columns.indexOf(column); setTriggerValue('sort', next[0]); };
+        th.append(button);
+        head.append(th);
+        continue;
+      }
       const active = S.sort?.key === column.key;
       button.type = 'button';
       button.textContent = column.label + (active ? (S.sort.sign > 0 ? ' ↑' : ' ↓') : '');
@@ -71,7 +101,7 @@ export default function ({data, parentElement, setTriggerValue}) {
       th.append(button);
       head.append(th);
     }
-    for (const row of ordered(data.rows, S.sort)) {
+    for (const row of data.sort != null ? data.rows : ordered(data.rows, S.sort)) {
       const tr = body.insertRow();
       if (row.id === data.sel) { tr.className = 'rp-selected'; tr.setAttribute('aria-current', 'true'); }
       data.columns.forEach((column, i) => {
@@ -95,5 +125,6 @@ export default function ({data, parentElement, setTriggerValue}) {
     host.replaceChildren(table);
   };
   draw();
+  if (S.focus != null) { host.querySelectorAll('th button')[S.focus]?.focus(); S.focus = null; }
   host.style.maxHeight = data.height ? data.height + 'px' : '';
 }

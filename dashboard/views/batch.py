@@ -155,7 +155,7 @@ def _maps(api: Api, analysis: Json, batch: Json, scope: str, pool: str) -> None:
     left, right = (st.container(), st.container()) if wide else st.columns(2, gap="medium")
     with left:
         ui.note(f"This batch, {words.SCOPES[scope]}, pool {pool}")
-        figure = charts.risk_heat(own, sites, vmax, f"Batch {batch['batch_idx']}", marks)
+        figure = charts.risk_heat(own, sites, vmax, f"Batch {batch['batch_idx']}", marks=marks)
         assert figure is not None
         heatmap(figure, key=f"batch-map:{analysis['id']}", filename=name, selected=chosen, on_cell=pick)
     with right:

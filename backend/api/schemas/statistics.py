@@ -122,6 +122,20 @@ class DriftOut(Answer):
     largest: LargestDriftOut | None = None
 
 
+class DriftBatchOut(Answer):
+    """One batch. distance: root mean square, over all experts, of its risk_diff less the mean of all batches."""
+
+    batch_idx: int
+    distance: float | None
+
+
+class DriftBatchesOut(Answer):
+    """The distances of all batches, in their order; null where a batch has no risk_diff."""
+
+    statistics_id: str
+    items: list[DriftBatchOut]
+
+
 class SiteLoadOut(Answer):
     """How evenly one site spreads its tokens. entropy: 1 is perfectly even, 0 one expert."""
 

@@ -181,7 +181,9 @@ def _drift(material: Material, seed: str, course: "_Course") -> tuple[dict[str, 
     }
     reason = "" if np.isfinite(found.p) else "A test of drift needs at least four batches whose risk_diff varies."
     course.tell("drift", 1, 1)
+    distance = [float(f"{one:.5g}") for one in found.distance]
     figures = {"p": found.p, "smallest_p": found.smallest_p, "correlation": found.correlation, "largest": largest}
+    figures["distance"] = distance
     return {"n_batches": n_batches, "reason": reason} | figures, found.slope
 
 

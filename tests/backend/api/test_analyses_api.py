@@ -256,3 +256,31 @@ def test_a_cursor_of_another_listing_is_refused(api: Api):
     cursor = api.get(f"/datasets/{dataset}/rows", params={"limit": 1})["next_cursor"]
     for wrong in (cursor, "???", "W10", "WzFd", "x" * 500):
         assert api.get("/analyses", 422, params={"cursor": wrong})["errors"][0]["loc"] == ["query", "cursor"]
+
+
+@pytest.mark.parametrize("sort", ["-created_at", "created_at", "name", "-name"])
+def test_a_list_is_paged_in_every_order_without_a_gap_or_a_double(api: Api, engine, sort: str):
+    seeding.add_model(engine)
+    dataset = api.dataset()["id"]
+    names = ["beta", "alpha", "Gamma", "alpha", "\U0001f600" * 200]
+    made = [api.analysis(dataset, name=name, seed=seed)["id"] for seed, name in enumerate(names)]
+    found, cursor = [], None
+    while True:
+        page = api.get("/analyses", params={"sort": sort, "limit": 2} | ({"cursor": cursor} if cursor else {}))
+        found, cursor = found + page["items"], page["next_cursor"]
+        if cursor is None:
+            break
+    assert sorted(one["id"] for one in found) == sorted(made)
+    column = sort.removeprefix("-")
+    keys = [(one[column], one["id"]) for one in found]
+    assert keys == sorted(keys, reverse=sort.startswith("-"))
+
+
+def test_a_run_is_found_by_its_tags_and_its_id(api: Api, engine):
+    seeding.add_model(engine)
+    dataset = api.dataset()["id"]
+    one, other = (api.analysis(dataset, seed=seed)["id"] for seed in (0, 1))
+    api.call("PATCH", f"/analyses/{one}", json={"tags": ['Größe "50%"']})
+    for q in ("größe", 'E "50%', one):
+        assert [found["id"] for found in api.get("/analyses", params={"q": q})["items"]] == [one], q
+    assert [found["id"] for found in api.get("/analyses", params={"q": other})["items"]] == [other]

@@ -116,6 +116,9 @@ def test_experts_come_with_their_tests_and_their_risk_figures(api: Api, analysis
         ("risk_diff", lambda row: row["risk_diff"]),
         ("-risk_diff", lambda row: -row["risk_diff"]),
         ("frequency", lambda row: -row["frequency"]),
+        ("p_max_t", lambda row: row["p_max_t"]),
+        ("load", lambda row: row["load"]),
+        ("-load", lambda row: -row["load"]),
     ],
 )
 def test_experts_are_sorted_paged_and_filtered(api: Api, done: dict, sort: str, key):
@@ -132,6 +135,33 @@ def test_experts_are_sorted_paged_and_filtered(api: Api, done: dict, sort: str, 
     kept = api.get(path, params={"sort": sort, "max_q": limit, "direction": "unsafe"})["items"]
     assert kept == [row for row in rows if row["q"] <= limit and row["risk_diff"] > 0]
     assert api.get(path, params={"max_p_max_t": 0})["items"] == []
+    in_layer = api.get(path, params={"sort": sort, "layer": 3})["items"]
+    assert in_layer == [row for row in rows if row["layer"] == 3]
+
+
+def test_experts_of_an_analysis_are_filtered_and_filed_as_those_of_its_statistics(api: Api, analysis: str, done: dict):
+    asked = {"sort": "q", "direction": "safe", "layer": 1}
+    path, other = f"/analyses/{analysis}/experts", f"/statistics/{done['id']}/experts"
+    rows = api.get(path, params=asked)["items"]
+    assert rows == api.get(other, params=asked)["items"] != []
+    files = [api.client.get(f"/api/v1{one}", params=asked | {"format": "csv"}).text for one in (path, other)]
+    assert files[0] == files[1]
+    assert len(files[0].splitlines()) == len(rows) + 1
+
+
+def test_the_distance_of_every_batch_is_given_beside_the_test_of_drift(api: Api, engine, done: dict):
+    path = f"/statistics/{done['id']}/drift"
+    items = api.get(path)["items"]
+    assert [one["batch_idx"] for one in items] == list(range(5))
+    per_batch = [
+        np.array(api.get(f"/analyses/{done['analysis_id']}/risk-diff", params={"batch_idx": idx})["risk_diff"])
+        for idx in range(5)
+    ]
+    away = np.stack(per_batch) - np.mean(per_batch, axis=0)
+    expected = np.sqrt(np.mean(away**2, axis=(1, 2)))
+    np.testing.assert_allclose([one["distance"] for one in items], expected, rtol=1e-4)
+    text = api.client.get(f"/api/v1{path}", params={"format": "csv"}).text
+    assert [float(row["distance"]) for row in csv.DictReader(io.StringIO(text))] == [one["distance"] for one in items]
 
 
 def test_a_file_holds_every_row_in_the_same_order(api: Api, done: dict):
