@@ -189,6 +189,8 @@ class Trace:
     size: float | None = None
     mirrored: bool = False  # a band from −y to y, not from 0 to y
     solid: bool = False  # a line without dashes, whatever its role
+    low: list[float | None] | None = None  # with `high`: an interval along x
+    high: list[float | None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +206,7 @@ class Lines:
     zero: bool = False
     from_zero: bool = False
     y_ticks: tuple[tuple[float, str], ...] = ()  # rows with names instead of numbers
+    x_range: tuple[float, float] | None = None
 
     def spec(self) -> Json:
         """Return JSON for the browser."""

@@ -119,13 +119,16 @@ def strip(kinds: Sequence[str], most: int, text: str) -> None:
     )
 
 
-def colour_key() -> None:
-    """Say what the two colours of a heatmap mean."""
+def colour_key(dots: str = "", frames: str = "") -> None:
+    """Say what the two colours of a heatmap mean, and where there are any, its dots and outlines (plain text)."""
     keys = (
         '<span class="rp-key"><i style="background:var(--st-red-color)"></i>+ fires more on unsafe</span>'
         '<span class="rp-key"><i style="background:var(--st-blue-color)"></i>− fires more on safe</span>'
     )
-    st.html(f'<p class="rp-note">{keys}<span class="rp-key">grey: no value</span></p>')
+    keys += '<span class="rp-key">grey: no value</span>'
+    keys += f'<span class="rp-key"><i class="rp-dot"></i>{escape(dots)}</span>' if dots else ""
+    keys += f'<span class="rp-key"><i class="rp-frame"></i>{escape(frames)}</span>' if frames else ""
+    st.html(f'<p class="rp-note rp-legend">{keys}</p>')
 
 
 def card(title: str, paragraphs: Iterable[str], kind: str = "") -> None:
@@ -183,8 +186,17 @@ def _asks_for_token(*, sent: bool) -> None:
             st.rerun()
 
 
-def choice(label: str, name: str, options: Mapping[str, str], *, help: str | None = None) -> str:  # noqa: A002 - Streamlit's own name
+def choice(
+    label: str,
+    name: str,
+    options: Mapping[str, str],
+    *,
+    resets: Sequence[str] = (),
+    help: str | None = None,  # noqa: A002 - Streamlit's own name
+) -> str:
     """Show a choice that is part of the address: /analysis?<name>=<option>. The first option is the default.
+
+    resets: other parameters that a change takes out of the address.
 
     Not Streamlit's own `bind`: that writes the label into the address, and labels may change.
     """
@@ -195,6 +207,8 @@ def choice(label: str, name: str, options: Mapping[str, str], *, help: str | Non
 
     def chosen() -> None:
         picked = st.session_state[key]
+        for other in resets:
+            st.query_params.pop(other, None)
         if picked == keys[0]:
             st.query_params.pop(name, None)
         else:

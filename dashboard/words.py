@@ -53,6 +53,24 @@ def equals(text: str) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
+def small(value: float | None) -> str:
+    """A probability that may be tiny, with two significant digits and no exponent: '0.0001', '0.031'."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    digits = max(3, 1 - math.floor(math.log10(value))) if value > 0 else 3
+    return f"{value:.{min(digits, 12)}f}".rstrip("0").rstrip(".") or "0"
+
+
+def span(low: float | None, high: float | None, digits: int = 3) -> str:
+    """Both ends without signs: '0.912 to 0.964'."""
+    return "–" if low is None or high is None else f"{number(low, digits)} to {number(high, digits)}"
+
+
+def times(value: float | None) -> str:
+    """A multiple: '1.3 ×'."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.2f} ×"
+
+
 def interval(low: float | None, high: float | None, digits: int = 3) -> str:
     """Both ends with their signs: '+0.012 to +0.104'."""
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):

@@ -14,6 +14,8 @@ function traceOf(t, theme) {
   const color = theme.roles[t.role];
   return {type: t.x.length > 4000 ? 'scattergl' : 'scatter', name: t.name, mode: t.mode, x: t.x, y: t.y, text: t.hover, meta: t.refs,
     hovertemplate: t.hover ? '%{text}<extra></extra>' : undefined, hoverinfo: t.hover ? undefined : 'skip', showlegend: !!t.name,
+    ...(t.low ? {error_x: {type: 'data', symmetric: false, array: t.x.map((v, i) => t.high[i] - v), arrayminus: t.x.map((v, i) => v - t.low[i]),
+      color, thickness: 1.6, width: 5}} : {}),
     line: {color, width: t.role === 'floor' ? 1.2 : t.mode.includes('markers') ? 1.4 : 1.8, dash: t.solid ? 'solid' : DASH[t.role] ?? 'solid'},
     marker: {color, symbol: t.symbol ?? 'circle', size: t.size ?? 6, line: {color: theme.background, width: 0.8}}};
 }
@@ -32,9 +34,10 @@ function layoutOf(S, theme, narrow) {
   const axis = {tickfont: {color: theme.text, size: 11.5}, gridcolor: theme.grid, zeroline: false, linecolor: theme.border, ticks: '', automargin: true};
   return {...base, uirevision: data.key, clickmode: 'event', legend: {orientation: 'h', x: 0, y: 1.02, yanchor: 'bottom', font: {size: 12}, bgcolor: 'rgba(0,0,0,0)'},
     margin: {...base.margin, t: 34},
-    xaxis: {...axis, title: {text: data.x_title, font: {size: 12.5}}, showgrid: false, ...(data.x_whole ? {tickformat: ',d', ...(few ? {dtick: 1} : {})} : {})},
+    xaxis: {...axis, title: {text: data.x_title, font: {size: 12.5}}, showgrid: !!data.x_range,
+      ...(data.x_whole ? {tickformat: ',d', ...(few ? {dtick: 1} : {})} : {}), ...(data.x_range ? {range: data.x_range} : {})},
     yaxis: {...axis, title: {text: data.y_title, font: {size: 12.5}}, rangemode: data.from_zero ? 'tozero' : 'normal',
-      ...(data.y_ticks?.length ? {tickvals: data.y_ticks.map(t => t[0]), ticktext: data.y_ticks.map(t => t[1]), range: [Math.min(...data.y_ticks.map(t => t[0])) - 0.6, Math.max(...data.y_ticks.map(t => t[0])) + 0.6], showgrid: false, fixedrange: true} : {}),
+      ...(data.y_ticks?.length ? {tickvals: data.y_ticks.map(t => t[0]), ticktext: data.y_ticks.map(t => narrow ? t[1].replace(/(.{12,}?) /, '$1<br>') : t[1]), range: [Math.min(...data.y_ticks.map(t => t[0])) - 0.6, Math.max(...data.y_ticks.map(t => t[0])) + 0.6], showgrid: false, fixedrange: true} : {}),
       ...(data.zero ? {zeroline: true, zerolinecolor: theme.roles.quiet, zerolinewidth: 1} : {})}};
 }
 

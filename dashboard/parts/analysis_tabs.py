@@ -1,16 +1,17 @@
-"""The rooms of one analysis below its heatmap: batches, experts, expert sets, trainings, left-out, the record."""
+"""The rooms of one analysis below its heatmap: batches, experts, statistics, sets, trainings, left-out, the record."""
 
 import streamlit as st
 
 from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import context, expert_sets, keeping, runs, verify
+from dashboard.parts import context, expert_sets, experts_room, keeping, runs, statistics_room, verify
 from dashboard.plot import lines
 from dashboard.table import Column, Row, cell, table
 
 ROOMS = {
     "batches": "Batches",
     "experts": "Experts",
+    "statistics": "Statistics",
     "context": "Experts in context",
     "sets": "Expert sets",
     "trainings": "Trainings",
@@ -22,9 +23,10 @@ ROOMS = {
 def show(api: Api, analysis: Json) -> None:
     """Show the chosen room; only that one is fetched."""
     st.space("small")
-    room = ui.choice("Look at", "view", ROOMS)
+    room = ui.choice("Look at", "view", ROOMS, resets=("after",))
     draw = {
-        "experts": _experts,
+        "experts": experts_room.show,
+        "statistics": statistics_room.show,
         "context": context.show,
         "sets": expert_sets.show,
         "trainings": _trainings,
@@ -88,64 +90,6 @@ def _batches(api: Api, analysis: Json) -> None:
     picked = st.session_state.pop("open_batch", None)
     if opened or picked is not None:
         address.go("batch", analysis=analysis["id"], batch=opened or picked)
-
-
-def expert_columns(largest: float) -> tuple[Column, ...]:
-    """Columns of the experts table; `largest` ends the bars."""
-    return (
-        Column("expert", "Expert"),
-        Column("risk", "risk_diff", "right", "bar", max=largest),
-        Column("unsafe", "Rate on unsafe", "right"),
-        Column("safe", "Rate on safe", "right"),
-        Column("n_unsafe", "Tokens unsafe", "right", minor=True),
-        Column("n_safe", "Tokens safe", "right", minor=True),
-    )
-
-
-def _experts(api: Api, analysis: Json) -> None:
-    order = {"-risk_diff": "unsafe first", "risk_diff": "safe first", "abs": "largest |risk_diff|"}
-    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
-        sort = ui.choice("Order", "sort", order)
-        scope, pool = address.scope_and_pool(analysis["params"]["scopes"])
-        ui.share(
-            f"/analyses/{analysis['id']}/experts",
-            {"scope": scope, "pool": pool, "sort": sort, "limit": 500},
-            key="share-experts",
-        )
-    params = {"scope": scope, "pool": pool, "sort": sort, "limit": 200}
-    rows = data.remember(api, f"/analyses/{analysis['id']}/experts", data.version(analysis), **params)["items"]
-    if not rows:
-        ui.note("No batch is measured yet.")
-        return
-    largest = max(abs(r["risk_diff"] or 0) for r in rows) or 1.0
-    made = [
-        Row(
-            f"{r['layer']}.{r['expert']}",
-            address.href("analysis", id=analysis["id"], layer=r["layer"], expert=r["expert"], view="experts"),
-            {
-                "expert": cell(f"Layer {r['layer']} · Expert {r['expert']}", r["layer"] * 100_000 + r["expert"]),
-                "risk": cell(words.signed(r["risk_diff"], 4), r["risk_diff"]),
-                "unsafe": cell(words.percent(r["rate_unsafe"]), r["rate_unsafe"]),
-                "safe": cell(words.percent(r["rate_safe"]), r["rate_safe"]),
-                "n_unsafe": cell(
-                    f"{words.count(r['count_unsafe'])} / {words.count(r['tokens_unsafe'])}", r["count_unsafe"]
-                ),
-                "n_safe": cell(f"{words.count(r['count_safe'])} / {words.count(r['tokens_safe'])}", r["count_safe"]),
-            },
-        )
-        for r in rows
-    ]
-
-    def pick(row: str) -> None:
-        layer, _, expert = row.partition(".")
-        address.put(layer=layer, expert=expert)
-
-    shown = f"{st.query_params.get('layer')}.{st.query_params.get('expert')}"
-    table(expert_columns(largest), made, key="experts-table", label="Experts", selected=shown, height=480, on_open=pick)
-    ui.note(
-        f"{words.SIGN} Shown: the first {words.count(len(rows))} of "
-        f"{words.count(sum(s['n_experts'] for s in analysis['sites']))}."
-    )
 
 
 def _trainings(api: Api, analysis: Json) -> None:

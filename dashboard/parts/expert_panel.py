@@ -1,4 +1,4 @@
-"""One expert: its figures, and its risk_diff in every batch."""
+"""One expert: its figures, what the statistics say of it, and its risk_diff in every batch."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,15 @@ import streamlit as st
 
 from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, ApiRefused, Json
+from dashboard.parts import tested
 from dashboard.plot import lines
+from dashboard.table import Column, Row, cell, table
+
+COLUMNS = (
+    Column("batch", "Batch"),
+    Column("risk", "risk_diff", "right"),
+    Column("floor", "Noise floor of the cell", "right"),
+)
 
 
 def chosen(sites: Sequence[Json]) -> tuple[int, int] | None:
@@ -18,8 +26,8 @@ def chosen(sites: Sequence[Json]) -> tuple[int, int] | None:
     return (layer, expert) if held else None
 
 
-def show(api: Api, analysis: Json, which: tuple[int, int], scope: str, pool: str) -> None:
-    """Show the panel below the heatmap."""
+def show(api: Api, analysis: Json, which: tuple[int, int], scope: str, pool: str, stored: Json | None = None) -> None:
+    """Show the panel below the heatmap. stored: the finished statistics that the page shows."""
     layer, expert = which
     path = f"/analyses/{analysis['id']}/experts/{layer}/{expert}"
     try:
@@ -43,8 +51,42 @@ def show(api: Api, analysis: Json, which: tuple[int, int], scope: str, pool: str
             ),
         ]
     )
-    if not found["batches"]:
-        return
+    if stored:
+        _tests(api, analysis, which, stored)
+    if found["batches"]:
+        _batches(analysis, found, scope, pool)
+
+
+def _tests(api: Api, analysis: Json, which: tuple[int, int], stored: Json) -> None:
+    """Show interval, p, q and how often the expert is chosen, or why there is no test."""
+    figures, summary = data.tests(api, stored["id"]), stored["summary"]
+    row, expert = charts.cells_of([which], analysis["sites"])[0]
+    of = {name: tested.figure(figures, name, row, expert) for name in data.TESTS}
+    facts = [(tested.interval_words(stored), words.interval(of["ci_low"], of["ci_high"], 4), "of risk_diff")]
+    if tested.testable(stored):
+        facts += [
+            ("p, family-wise", words.p_value(of["p_max_t"]), f"max-T over {words.count(summary['n_tested'])} experts"),
+            ("q", words.p_value(of["q"]), "Benjamini-Hochberg"),
+            ("p, alone", words.p_value(of["p"]), "this expert only"),
+        ]
+    if of["frequency"] is not None:
+        facts.append(("chosen in", words.percent(of["frequency"], 0), "of resamples"))
+    facts.append(("load", words.times(of["load"]), "an even share"))
+    ui.facts(facts)
+    steady = summary["stability"]
+    if steady["risk_diff_in_half"] is not None:
+        ui.note(
+            f"Split in halves {words.count(steady['n_splits'])} times: what one half chooses has a mean |risk_diff| of "
+            f"{words.number(steady['risk_diff_in_half'])} there and {words.number(steady['risk_diff_in_other'])} in "
+            "the other half. The second figure is the one to expect on new prompts."
+        )
+    if not tested.testable(stored):
+        ui.note(summary["design"]["reason"])
+
+
+def _batches(analysis: Json, found: Json, scope: str, pool: str) -> None:
+    """Show the expert in every batch, as points and as a table."""
+    layer, expert = found["layer"], found["expert"]
 
     def open_batch(batch_idx: int) -> None:
         st.session_state["open_batch"] = batch_idx
@@ -62,3 +104,19 @@ def show(api: Api, analysis: Json, which: tuple[int, int], scope: str, pool: str
         "A point is one batch; click it to open the batch. The grey box is descriptive: 95 % of shuffles of the labels "
         "inside the batch keep this cell within it, so points inside it are what a batch of this size shows by chance."
     )
+    with st.expander("The same as a table"):
+        made = [
+            Row(
+                str(b["batch_idx"]),
+                address.href("batch", analysis=analysis["id"], batch=b["batch_idx"], layer=layer, expert=expert),
+                {
+                    "batch": cell(f"Batch {b['batch_idx']}", b["batch_idx"]),
+                    "risk": cell(words.signed(b["risk_diff"], 4), b["risk_diff"]),
+                    "floor": cell(words.number(b["noise_floor"], 4), b["noise_floor"]),
+                },
+            )
+            for b in found["batches"]
+        ]
+        opened = table(COLUMNS, made, key="expert-batches", label="One expert in every batch", height=320)
+    if opened:
+        address.go("batch", analysis=analysis["id"], batch=opened, layer=layer, expert=expert)

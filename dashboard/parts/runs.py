@@ -21,6 +21,11 @@ def _status(run: Json) -> Json:
     return cell(words.state(run["status"]), run["status"], run.get("error"))
 
 
+def _name(run: Json) -> str:
+    tags = ", ".join(run["tags"])
+    return f"{run['name']} · {tags}" if tags else run["name"]
+
+
 def _when(stamp: str | None) -> Json:
     return cell(words.ago(stamp), stamp or "", stamp)
 
@@ -42,7 +47,7 @@ def analyses(rows: Sequence[Json], *, key: str) -> None:
             a["id"],
             address.href("analysis", id=a["id"]),
             {
-                "name": cell(a["name"], hint=a["id"]),
+                "name": cell(_name(a), hint=a["id"]),
                 "status": _status(a),
                 "model": cell(a["model"]),
                 "dataset": cell(a["dataset_name"]),
@@ -93,7 +98,7 @@ def trainings(rows: Sequence[Json], *, key: str) -> None:
             t["id"],
             address.href("training", id=t["id"]),
             {
-                "name": cell(t["name"], hint=t["id"]),
+                "name": cell(_name(t), hint=t["id"]),
                 "status": _status(t),
                 "what": cell(what_learns(t)),
                 "analysis": cell(t["analysis_name"]),
@@ -189,7 +194,10 @@ def progress_line(run: Json, noun: str) -> None:
     total = progress["total"] or 0
     eta = progress.get("eta_seconds")
     stage = run.get("stage") or progress.get("stage") or words.state(run["status"])
-    said = f"{stage}: {words.count(progress['done'])} of {words.count(total)} {noun}" if total else stage
+    done = f"{words.count(progress['done'])} of {words.count(total)} {noun}"
+    if not noun:  # parts of a whole, not things that one could count
+        done = words.percent(progress["done"] / total, 0) if total else ""
+    said = f"{stage}: {done}" if total and stage else stage or done
     left = f", about {words.duration(eta)} left" if run["status"] == "running" and eta is not None else ""
     st.progress(min(1.0, progress["done"] / total) if total else 0.0)
     ui.note(said[:1].upper() + said[1:] + left)
@@ -199,7 +207,8 @@ def progress_line(run: Json, noun: str) -> None:
 def live(kind: str, run_id: str, noun: str, shown: str) -> None:
     """Follow one run: progress, ETA, cancel. Reruns the whole page when more is to be seen than `shown`.
 
-    kind: 'analyses' or 'trainings'. Survives a restart of the API: says that it waits, and goes on.
+    kind: 'analyses', 'trainings' or 'statistics'; noun: what is counted, empty for a share of the whole.
+    Survives a restart of the API: says that it waits, and goes on.
     """
     api = ui.api()
     try:
@@ -225,8 +234,11 @@ def live(kind: str, run_id: str, noun: str, shown: str) -> None:
 
 
 def seen(run: Json) -> str:
-    """Return what makes the whole page worth drawing again: the status, and every tenth of the way."""
-    total = run["progress"]["total"] or 0
+    """Return what makes the whole page worth drawing again: the status, and every tenth of the way.
+
+    Of statistics nothing can be seen before they are finished.
+    """
+    total = 0 if run["id"].startswith("st_") else run["progress"]["total"] or 0
     return f"{run['status']}:{10 * run['progress']['done'] // total if total else 0}"
 
 
@@ -242,6 +254,8 @@ def _ended_early(kind: str, run: Json, noun: str) -> None:
     done, total = run["progress"]["done"], run["progress"]["total"]
     title = "This run failed" if run["status"] == "failed" else "This run was cancelled"
     kept = f"{words.count(done)} of {words.count(total)} {noun} are stored and stay; resuming goes on from there."
+    if not noun:
+        kept = "Resuming computes it anew, with the same result as an undisturbed run."
     ui.card(
         title,
         [escape(run["error"] or "")] * bool(run["error"]) + [kept],

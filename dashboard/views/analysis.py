@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
-from dashboard.parts import analysis_form, analysis_tabs, before_after, expert_panel, keeping, runs
+from dashboard.parts import analysis_form, analysis_tabs, before_after, expert_panel, keeping, run_lists, runs, tested
 
 
 def main() -> None:
@@ -26,21 +26,12 @@ def _list(api: Api) -> None:
         "Analyses", "A prompt set, read in planned batches by one model; every expert's risk_diff, batch by batch."
     )
     keeping.offer_undo(api, "analyses")
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        query = st.text_input("Search", placeholder="name, model or id", width=320, key="q", bind="query-params")
-        status = st.selectbox(
-            "Status", ["", *list(words.STATUS)[:5]], format_func=lambda s: words.state(s) or "any", width=160
-        )
-    found = api.get("/analyses", q=query or None, status=status or None, limit=200)["items"]
-    if found:
-        runs.analyses(found, key="analyses")
-    elif query or status:
-        ui.note("No analysis matches.")
-    else:
+    found, asked = run_lists.analyses(api)
+    if not (found or asked):
         ui.card("No analysis yet", ["Choose a prompt set and a model below; the defaults are good for a first look."])
     with st.expander(
         "Start an analysis",
-        expanded=bool(address.text("dataset")) or not (found or query or status),
+        expanded=bool(address.text("dataset")) or not (found or asked),
         icon=":material/add:",
     ):
         analysis_form.show(api)
@@ -87,7 +78,7 @@ def _one(api: Api, analysis: Json) -> None:
         ]
     )
     if analysis["n_measured"]:
-        _map_and_expert(api, analysis)
+        _map_and_expert(api, analysis, _address())
     elif analysis["status"] in words.UNFINISHED:
         ui.note("The heatmap appears with the first measured batch.")
     analysis_tabs.show(api, analysis)
@@ -104,23 +95,70 @@ def scope_and_pool(analysis: Json) -> tuple[str, str]:
 
 @st.fragment
 @ui.guarded
-def _map_and_expert(api: Api, analysis: Json) -> None:
+def _map_and_expert(api: Api, analysis: Json, drawn: tuple[object, ...]) -> None:
+    """Show the heatmap and the chosen expert. drawn: what the rooms below were drawn for."""
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         scope, pool = scope_and_pool(analysis)
+        stored = tested.finished(api, analysis, scope, pool)
+        marks = _marks(stored)
         ui.share(
             f"/analyses/{analysis['id']}/risk-diff",
             {"scope": scope, "pool": pool},
             key="share-map",
             save={"csv": f"risk-diff-{analysis['id']}.csv", "parquet": f"risk-diff-{analysis['id']}.parquet"},
         )
+    if _address() != drawn:  # the rooms below show the same scope, pool and expert
+        st.rerun(scope="app")
     risk = data.risk(api, analysis, scope, pool)
+    figures = data.tests(api, stored["id"]) if stored else None
+    cells = tested.marked(marks, stored, figures) if stored and figures else ()
+    if not _heatmap(analysis, risk, scope, pool, stored, figures, cells):
+        return
+    _legend(analysis, stored, marks, len(cells), scope, pool)
+    ui.note(_what_is_shown(risk, scope, pool))
+    chosen = expert_panel.chosen(risk["sites"] or analysis["sites"])
+    if chosen:
+        expert_panel.show(api, analysis, chosen, scope, pool, stored)
+    else:
+        ui.note("Click a cell, or walk with the arrow keys and press Enter, to see one expert in every batch.")
+
+
+def _address() -> tuple[object, ...]:
+    """What the rooms below the heatmap depend on; the chosen expert only where a room lists experts."""
+    asked = st.query_params
+    cell = ("layer", "expert") if asked.get("view") == "experts" else ()
+    return tuple(asked.get(name) for name in ("scope", "pool", *cell))
+
+
+def _marks(stored: Json | None) -> str:
+    if stored is None or not tested.testable(stored):
+        return "none"
+    return ui.choice("Mark experts by", "marks", tested.MARKS, help="Which experts get a dot on the heatmap.")
+
+
+def _heatmap(
+    analysis: Json,
+    risk: Json,
+    scope: str,
+    pool: str,
+    stored: Json | None,
+    figures: dict[str, charts.Matrix | None] | None,
+    cells: charts.Cells,
+) -> bool:
     sites = risk["sites"] or analysis["sites"]
     chosen = expert_panel.chosen(sites)
-    vmax = charts.round_up(risk["max_abs"] or 0.0)
-    figure = charts.risk_heat(risk, sites, vmax, analysis["name"])
+    figure = charts.risk_heat(
+        risk,
+        sites,
+        charts.round_up(risk["max_abs"] or 0.0),
+        analysis["name"],
+        marks=cells,
+        tests=figures,
+        interval=tested.interval_words(stored) if stored else "",
+    )
     if figure is None:
         ui.card("No heatmap", [escape(risk["reason"] or "There is no value to show yet.")])
-        return
+        return False
 
     def pick(row: int, expert: int) -> None:
         address.put(layer=sites[row]["layer"], expert=expert)
@@ -128,21 +166,41 @@ def _map_and_expert(api: Api, analysis: Json) -> None:
     selected = charts.cells_of([chosen], sites)[0] if chosen else None
     name = f"risk-diff-{analysis['id']}-{scope}-{pool}"
     heatmap(figure, key=f"map:{analysis['id']}:{scope}:{pool}", filename=name, selected=selected, on_cell=pick)
-    ui.colour_key()
+    return True
+
+
+def _legend(analysis: Json, stored: Json | None, marks: str, n: int, scope: str, pool: str) -> None:
+    """Say what the colours and the dots mean, or why there are no dots."""
+    if stored is None:
+        ui.colour_key()
+        running = any(head["status"] in words.UNFINISHED for head in tested.heads(analysis, scope, pool))
+        if analysis["status"] == "succeeded":
+            ui.note(
+                "Which of these differences are more than chance: the statistics are being computed."
+                if running
+                else "Which of these differences are more than chance is not computed yet: see Statistics below."
+            )
+    elif not tested.testable(stored):
+        ui.colour_key()
+        ui.note(stored["summary"]["design"]["reason"])
+    elif marks == "none":
+        ui.colour_key()
+    else:
+        said = f"{tested.mark_words(marks, stored)}: {words.count(n)} of {words.count(stored['summary']['n_tested'])}"
+        ui.colour_key(f"{said} experts")
+
+
+def _what_is_shown(risk: Json, scope: str, pool: str) -> str:
     whole = risk["n_batches"] == risk["n_batches_total"]
     of = (
         f"all {words.batches(risk['n_batches'])}"
         if whole
         else f"{risk['n_batches']} of {risk['n_batches_total']} batches"
     )
-    ui.note(
+    return (
         f"risk_diff = rate on unsafe − rate on safe, over the prompts of {of}; {words.POOLS[pool]}; "
         f"{words.SCOPES[scope]}. {words.NOT_A_CAUSE}"
     )
-    if chosen:
-        expert_panel.show(api, analysis, chosen, scope, pool)
-    else:
-        ui.note("Click a cell, or walk with the arrow keys and press Enter, to see one expert in every batch.")
 
 
 ui.show(main)

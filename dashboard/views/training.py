@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import before_after, keeping, runs, step_panel, training_form, verify
+from dashboard.parts import before_after, keeping, run_lists, runs, step_panel, training_form, verify
 from dashboard.plot import lines
 
 CURVES = {"loss": "Loss per step", "order": "Order of batches", "risk": "Loss against risk_diff"}
@@ -29,15 +29,13 @@ def _list(api: Api) -> None:
         "Only the chosen experts learn; one optimizer step is one analysis batch, verified sample by sample.",
     )
     keeping.offer_undo(api, "trainings")
-    found = api.get("/trainings", limit=200)["items"]
     wanted = address.text("analysis")
-    if found:
-        runs.trainings(found, key="trainings")
-    else:
+    found, asked = run_lists.trainings(api)
+    if not (found or asked):
         ui.card(
             "No training yet", ["It needs a finished analysis, and an expert set unless the whole model is to learn."]
         )
-    with st.expander("Start a training", expanded=bool(wanted) or not found, icon=":material/add:"):
+    with st.expander("Start a training", expanded=bool(wanted) or not (found or asked), icon=":material/add:"):
         training_form.show(api, wanted)
 
 
