@@ -255,7 +255,14 @@ def field_error(error: ApiRefused | None, name: str) -> None:
         st.html(f'<p class="rp-note" style="color:var(--st-red-text-color)" role="alert">▲ {escape(message)}</p>')
 
 
-def share(api_path: str, params: dict[str, object], *, key: str, save: dict[str, str] | None = None) -> None:
+def share(
+    api_path: str,
+    params: dict[str, object],
+    *,
+    key: str,
+    save: dict[str, str] | None = None,
+    label: str = "Link, API, download",
+) -> None:
     """Offer the view's link, the call behind it as curl and Python, and downloads. None of them holds the token.
 
     save: {format: file name}, each fetched when clicked.
@@ -263,7 +270,7 @@ def share(api_path: str, params: dict[str, object], *, key: str, save: dict[str,
     here = api()
     query = "&".join(f"{k}={v}" for k, v in params.items() if v is not None)
     url = f"{here.base_url}/api/v1{api_path}{f'?{query}' if query else ''}"
-    with st.popover("Link, API, download", icon=":material/link:"):
+    with st.popover(label, icon=":material/link:"):
         st.caption("Link to this view")
         st.code(_own_address(), language=None, wrap_lines=True)
         st.caption("The same figures with curl")

@@ -33,10 +33,13 @@ function cellSize({data, host}) {
 
 // Marks are one path however many there are (a node per mark makes a page of 58 x 256 cells slow): a dot is a line
 // segment as long as it is wide; an outline runs along the edges between cells inside and outside of the choice.
-function dotPath(S) {
-  const [px, py] = cellSize(S), size = Math.max(2, Math.min(5, 0.42 * Math.min(px, py))), half = size / 2 / px, x = [], y = [];
-  for (const [r, c] of S.data.marks) { x.push(c - half, c + half, null); y.push(r, r, null); }
-  return {x, y, size};
+function dotPaths(S) {
+  const [px, py] = cellSize(S), own = Math.max(2, Math.min(5, 0.42 * Math.min(px, py)));
+  return [own + 1.6, own].map(size => {
+    const half = size / 2 / px, x = [], y = [];
+    for (const [r, c] of S.data.marks) { x.push(c - half, c + half, null); y.push(r, r, null); }
+    return {x, y, size};
+  });
 }
 
 function framePath({data}) {
@@ -84,7 +87,7 @@ function traces(S, theme, narrow) {
   const drawn = [map];
   if (data.frames.length) { const path = framePath(S), wide = cols > 64 ? 1.2 : 2; drawn.push(strokes(path, theme.background, wide + 1.6), strokes(path, theme.mark, wide)); }
   S.dotsAt = data.marks.length ? drawn.length : null;
-  if (data.marks.length) { const path = dotPath(S); drawn.push(strokes(path, theme.background, path.size + 1.6), strokes(path, theme.mark, path.size)); }
+  if (data.marks.length) { const [halo, dot] = dotPaths(S); drawn.push(strokes(halo, theme.background, halo.size), strokes(dot, theme.mark, dot.size)); }
   return drawn;
 }
 
@@ -126,7 +129,9 @@ function bind(S) {
   host.on('plotly_relayout', change => {
     if (!Object.keys(change).some(k => /^[xy]axis/.test(k))) return;
     if (S.sel) S.frame();
-    if (S.dotsAt != null) { const {x, y, size} = dotPath(S); S.Plotly.restyle(host, {x: [x, x], y: [y, y], 'line.width': [size + 1.6, size]}, [S.dotsAt, S.dotsAt + 1]); }
+    if (S.dotsAt == null) return;
+    const paths = dotPaths(S), each = name => paths.map(path => path[name]);
+    S.Plotly.restyle(host, {x: each('x'), y: each('y'), 'line.width': each('size')}, [S.dotsAt, S.dotsAt + 1]);
   });
   host.addEventListener('keydown', event => keys(S, event));
 }

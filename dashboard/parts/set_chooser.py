@@ -186,7 +186,7 @@ def _kept(found: Json) -> None:
     if share > MUCH:
         ui.card(
             f"This rule keeps {words.percent(share, 0)} of all experts",
-            ["That chooses little: much of the model would be trained, and little is left to compare with. Narrow it."],
+            ["That chooses little: much of the model would be trained, and little is left to compare with."],
             "rp-wrong",
         )
 

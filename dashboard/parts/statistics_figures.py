@@ -104,8 +104,9 @@ def _intervals(summary: Json) -> None:
     units = words.plural(intervals["n_units"], intervals["unit_name"])
     ui.note(
         f"{tested.interval_words_of(summary)}s of risk_diff for {words.count(intervals['n_given'])} experts, from "
-        f"{words.count(intervals['n_resamples'])} resamples of {units}. They bound one expert at a time, not the whole "
-        "family; each is in the list of experts and under the pointer on the heatmap."
+        f"{words.count(intervals['n_resamples'])} resamples of {units} (of the label that has fewer). They "
+        "bound one expert at a time, not the whole family; each is in the list of experts and under the pointer on the "
+        "heatmap."
     )
 
 
@@ -170,7 +171,7 @@ def _baselines(stored: Json, summary: Json) -> None:
             for key, name in stat_charts.BASELINES.items()
         ]
         table(BASELINE_COLUMNS, made, key="baselines-table", label="AUC of routing and of the baselines")
-    ui.share(f"/statistics/{stored['id']}", {}, key="share-baselines")
+    ui.share(f"/statistics/{stored['id']}", {}, key="share-baselines", label="Link, API")
 
 
 def _difference(auc: Json) -> str:
@@ -243,7 +244,13 @@ def _record(api: Api, stored: Json) -> None:
         f"{words.short_hash(stored['sha256'])} of request, input and findings"
     )
     with st.container(horizontal=True):
-        ui.share(f"/statistics/{stored['id']}", {}, key="share-statistics")
+        ui.share(f"/statistics/{stored['id']}", {}, key="share-statistics", label="These figures: link, API")
         files = {form: f"experts-{stored['id']}.{form}" for form in ("csv", "parquet")}
-        ui.share(f"/statistics/{stored['id']}/experts", {"sort": "layer"}, key="share-tests", save=files)
+        ui.share(
+            f"/statistics/{stored['id']}/experts",
+            {"sort": "layer"},
+            key="share-tests",
+            save=files,
+            label="Every expert: link, API, download",
+        )
     verify.show(api, f"/statistics/{stored['id']}")

@@ -30,6 +30,7 @@ from tests.backend import seeding
 
 TOKEN = "backdrop-token"
 MODEL = "made-up/olmoe"
+QUICK = {"n_permutations": 199, "n_resamples": 199, "n_stability": 20, "n_splits": 4}
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,15 @@ class Backdrop:
         )
         routing = {Scope.PROMPT: ScopeRouting(tokens.astype(np.int64), counts, None)}
         return MeasuredBatch(planned.batch_idx, planned.batch_id, samples, routing)
+
+    def examine(self, analysis_id: str, **body: Any) -> str:
+        """Ask for the statistics of an analysis and compute them as a worker does; return their id."""
+        asked = QUICK | body
+        made = self.call("POST", f"/analyses/{analysis_id}/statistics", json=asked)
+        seeding.examine(shared_engine(self.settings.tables_url), made["id"])
+        with self.writing() as session:
+            writes.finish_job(session, made["job_id"], "succeeded")
+        return str(made["id"])
 
     def train(self, analysis_id: str, *, broken_step: int | None = None, unfinished: bool = False, **body: Any) -> str:
         """Submit a training and record its steps (in plan order), the last one broken if asked for; return its id."""
@@ -279,6 +289,7 @@ def fill(backdrop: Backdrop) -> dict[str, str]:
     backdrop.beat()
     dataset = backdrop.call("POST", "/datasets/demo")["id"]
     analysis = backdrop.analyse(dataset, non_finite=7, name="First look")
+    statistics = backdrop.examine(analysis)
     running = backdrop.analyse(dataset, batches=9, seed=3, name="Second look")
     rule = {"name": "strongest", "method": "top_k", "k": 6}
     expert_set = backdrop.call("POST", f"/analyses/{analysis}/expert-sets", json=rule)["id"]
@@ -291,6 +302,7 @@ def fill(backdrop: Backdrop) -> dict[str, str]:
         "context": context,
         "analysis": analysis,
         "running": running,
+        "statistics": statistics,
         "set": expert_set,
         "training": training,
         "broken": broken,

@@ -87,7 +87,10 @@ def test_the_pool_of_the_address_is_the_pool_that_is_shown(backdrop: Backdrop, i
     assert mean["z"] != pooled["z"]
 
 
-@pytest.mark.parametrize("view", ["batches", "experts", "context", "sets", "trainings", "left-out", "record"])
+ROOMS = ["batches", "experts", "statistics", "context", "sets", "trainings", "left-out", "record"]
+
+
+@pytest.mark.parametrize("view", ROOMS)
 def test_every_room_of_an_analysis_opens_from_its_address(
     backdrop: Backdrop, ids: Ids, open_page: Open, view: str
 ) -> None:
@@ -220,7 +223,7 @@ def test_an_expert_set_is_counted_live_and_saved(backdrop: Backdrop, ids: Ids, o
     at = open_page(backdrop.url, "/analysis", id=ids["analysis"], view="sets")
     next(s for s in at.selectbox if s.label == "Rule").set_value("top_k").run()
     next(s for s in at.slider if s.label == "k").set_value(5).run()
-    assert len(heatmaps(at)[-1]["marks"]) == 5
+    assert len(heatmaps(at)[-1]["frames"]) == 5
     next(t for t in at.text_input if t.label == "Name").set_value("five of them")
     next(b for b in at.button if b.label == "Save 5 experts as a set").click().run()
     saved = backdrop.call("GET", "/expert-sets", params={"analysis_id": ids["analysis"]})["items"]
