@@ -34,7 +34,7 @@ function cellSize({data, host}) {
 // Marks are one path however many there are (a node per mark makes a page of 58 x 256 cells slow): a dot is a line
 // segment as long as it is wide; an outline runs along the edges between cells inside and outside of the choice.
 function dotPaths(S) {
-  const [px, py] = cellSize(S), own = Math.max(2, Math.min(5, 0.42 * Math.min(px, py)));
+  const [px, py] = cellSize(S), own = Math.max(3, Math.min(5, 0.42 * Math.min(px, py)));
   return [own + 1.6, own].map(size => {
     const half = size / 2 / px, x = [], y = [];
     for (const [r, c] of S.data.marks) { x.push(c - half, c + half, null); y.push(r, r, null); }
