@@ -95,15 +95,21 @@ def rows_with_response(session: Session, dataset_id: str) -> list[tuple[int, str
 
 
 def used_by(session: Session, model_id: str, expert_set: t.ExpertSet | None) -> list[Used]:
-    """Return what chose the experts, and every training that the model went through."""
-    found = [_used(session, "analysis", expert_set.analysis_id, expert_set.analysis_id)] if expert_set else []
+    """Return what chose the experts, every training that the model went through, and what chose the experts of that."""
+    analyses = {expert_set.analysis_id: expert_set.analysis_id} if expert_set else {}
+    trainings: dict[str, str] = {}
     while model_id.startswith(TRAINED):
         training = session.get(t.Training, model_id.removeprefix(TRAINED))
         if training is None:
             break
-        found.append(_used(session, "training", training.id, training.analysis_id))
+        trainings[training.id] = training.analysis_id
+        if training.expert_set_id is not None:
+            chose = session.get_one(t.ExpertSet, training.expert_set_id).analysis_id
+            if chose != training.analysis_id:  # a global set may come from another analysis
+                analyses[chose] = chose
         model_id = session.get_one(t.Analysis, training.analysis_id).model_id
-    return found
+    own = [("analysis", ids) for ids in analyses.items()] + [("training", ids) for ids in trainings.items()]
+    return [_used(session, kind, id_, analysis_id) for kind, (id_, analysis_id) in own]
 
 
 def _used(session: Session, kind: str, id_: str, analysis_id: str) -> Used:

@@ -275,6 +275,23 @@ def test_a_trained_model_stands_beside_its_base_and_overlaps_with_its_training(r
     assert submit(ready, **body)["overlap"]["in_sample"] is False
 
 
+def test_the_prompts_that_chose_what_a_training_trained_are_in_sample_wherever_it_trained(ready):
+    """A global set may be trained on another analysis' batches: what chose it was seen by the model all the same."""
+    trained_on = ready.api.analysis(ready.new)
+    plan = seeding.measure(ready.engine, trained_on["id"])
+    training = ready.api.post("/trainings", 202, json={"analysis_id": trained_on["id"], "expert_set_id": ready.set})
+    seeding.train(ready.engine, training["id"], plan)
+    seeding.add_model(ready.engine, f"training:{training['id']}", SITES)
+    for intervention in ("trained", "none"):
+        body = {"model": f"training:{training['id']}", "expert_set_id": None, "intervention": intervention}
+        found = submit(ready, dataset_id=ready.old, **body)["overlap"]
+        assert (found["in_sample"], found["n_seen_prompts"]) == (True, 16)
+        assert [(one["kind"], one["id"]) for one in found["used_by"]] == [
+            ("analysis", ready.analysis),
+            ("training", training["id"]),
+        ]
+
+
 def test_other_meanings_of_the_labels_are_said_and_have_no_perplexity_of_their_own(ready):
     other = ready.api.dataset(6, "other", response="No.", label_meaning="refused_complied")["id"]
     created = submit(ready, dataset_id=other)
