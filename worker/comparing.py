@@ -63,7 +63,8 @@ def compute(engine: Engine, comparison_id: str, job_id: str) -> int:
         return 0
     figures = _figures(found, n_sites) | {"n_left_out": n_left_out, "n_a": len(a.labels), "n_b": len(b.labels)}
     with writing(engine) as session:
-        comparisons.record_intervals(session, comparison_id, found.low, found.high, figures)
+        if not comparisons.record_intervals(session, comparison_id, found.low, found.high, figures):
+            return 0
         writes.set_stage(session, t.Comparison, comparison_id, done=total)
         kind = "paired" if paired else "unpaired"
         writes.log(session, job_id, f"{kind} intervals from {len(a.labels)} and {len(b.labels)} prompts")

@@ -170,7 +170,8 @@ def get_table(
     with here.reading() as session:
         stored = comparisons.with_matrices(session, comparison_id)
         head, matrices = show(session, comparison_id), stored.matrices
-    tag = etag(comparison_id, format, len(matrices), stored.status)
+    shown = head.model_dump_json() if format == "json" else ""  # its name and notes may change
+    tag = etag(comparison_id, format, len(matrices), stored.status, shown)
     if (same := unchanged(tag, if_none_match)) is not None:
         return same
     if format == "json":

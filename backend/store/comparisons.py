@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import select, update
+from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session, undefer
 
 from backend.domain.comparison import Side, compare, split
@@ -248,10 +249,12 @@ def with_matrices(session: Session, id_: str) -> t.Comparison:
 
 def record_intervals(
     session: Session, id_: str, low: NDArray[Any], high: NDArray[Any], figures: dict[str, Any]
-) -> None:
-    """Store the intervals of a comparison: [site, expert] each, and their figures."""
+) -> bool:
+    """Store the intervals of a comparison: [site, expert] each, and their figures. False if it is no longer running."""
     stored = with_matrices(session, id_)
     matrices = np.concatenate([stored.matrices[:2], np.stack([low, high])]).astype(np.float32)
     result = stored.result | {"intervals": figures}
     values = {"matrices": matrices, "result": result, "has_intervals": True}
-    session.execute(update(t.Comparison).where(t.Comparison.id == id_).values(**values))
+    wanted = (t.Comparison.id == id_, t.Comparison.status == "running")
+    found = session.execute(update(t.Comparison).where(*wanted).values(**values))
+    return isinstance(found, CursorResult) and found.rowcount == 1

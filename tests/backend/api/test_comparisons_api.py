@@ -13,7 +13,8 @@ from backend.store import writes
 from backend.store.engine import writing
 from tests.backend import seeding
 from tests.backend.api.calls import Api
-from worker.comparing import compute
+from worker import comparing
+from worker.comparing import compute, difference_intervals
 
 TRAINED_ON = {"method": "manual", "experts": [[1, 0], [3, 2]]}
 
@@ -201,6 +202,32 @@ def test_a_cancelled_computation_stores_nothing(api: Api, engine, sides):
     assert compute(engine, made["id"], made["job_id"]) == 0
     found = api.get(f"/comparisons/{made['id']}")
     assert (found["status"], found["has_intervals"], found["low"]) == ("cancelled", False, None)
+
+
+def test_a_computation_that_is_cancelled_at_its_very_end_stores_nothing(api: Api, engine, sides, monkeypatch):
+    made = api.post("/comparisons", 202, json=body(sides, intervals=True, n_resamples=199))
+    with writing(engine) as session:
+        writes.start(session, t.Comparison, made["id"])
+
+    def cancelled_meanwhile(*args: Any, **more: Any) -> Any:
+        found = difference_intervals(*args, **more)
+        api.post(f"/comparisons/{made['id']}/cancel")
+        return found
+
+    monkeypatch.setattr(comparing, "difference_intervals", cancelled_meanwhile)
+    assert compute(engine, made["id"], made["job_id"]) == 0
+    found = api.get(f"/comparisons/{made['id']}")
+    assert (found["status"], found["has_intervals"], found["low"]) == ("cancelled", False, None)
+
+
+def test_a_renamed_comparison_is_not_taken_for_unchanged(api: Api, sides):
+    made = api.post("/comparisons", 201, json=body(sides, name="first"))
+    path = f"/api/v1/comparisons/{made['id']}/table"
+    tag = api.client.get(path).headers["ETag"]
+    assert api.client.get(path, headers={"If-None-Match": tag}).status_code == 304
+    api.call("PATCH", f"/comparisons/{made['id']}", json={"name": "second"})
+    answer = api.client.get(path, headers={"If-None-Match": tag})
+    assert (answer.status_code, answer.json()["name"]) == (200, "second")
 
 
 def test_models_of_other_shapes_are_refused_with_what_differs(api: Api, engine, sides):
