@@ -1,7 +1,7 @@
 """Expert sets from elsewhere: a file (ESFT's configuration, or our own JSON of a set), or the same as a JSON body."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -17,6 +17,7 @@ from backend.api.schemas.experts import ExpertSetImport, ExpertSetOut
 from backend.domain.canonical import canonical_json
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.exchange import MAX_BYTES, imported_rule
+from backend.domain.vocabulary import Scope
 from backend.store import experts, risks, runs
 from backend.store import tables as t
 
@@ -110,6 +111,8 @@ def create(
         analysis = runs.get_live(session, t.Analysis, analysis_id)
         if not dry_run and analysis.status != "succeeded":
             raise Conflict(f"The analysis is {analysis.status}: an expert set is stored once it has succeeded.")
+        if rule.scope not in (counted := analysis.params["scopes"]):  # it chooses nothing here: any will do
+            rule = replace(rule, scope=Scope(counted[0]))
         chosen = experts.apply(session, analysis, rule)
     if dry_run:
         return json_answer(200, edge_experts.tried(analysis, name, chosen))

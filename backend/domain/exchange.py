@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from backend.domain.canonical import sha256_hex
+from backend.domain.canonical import canonical_json, sha256_hex
 from backend.domain.errors import RuleInvalid
 from backend.domain.experts import SelectionRule, from_esft
 from backend.domain.vocabulary import Expert
@@ -28,6 +28,10 @@ def imported_rule(content: bytes, filename: str) -> SelectionRule:
         config = json.loads(content)
     except (ValueError, RecursionError):
         raise RuleInvalid("The file is not JSON.", ("file",)) from None
+    try:
+        canonical_json(config)
+    except (ValueError, RecursionError):
+        raise RuleInvalid("The file holds what JSON cannot: a NaN, or broken Unicode.", ("file",)) from None
     form, experts = read_experts(config)
     source = {"format": form, "file": filename, "sha256": sha256_hex(content)}
     return SelectionRule("manual", experts=experts, source=source)

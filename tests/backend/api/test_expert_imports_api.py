@@ -58,6 +58,8 @@ def test_the_same_as_a_json_body(api: Api, path: str):
         ({"files": upload({"experts": {"2": [0]}})}, "layer 2"),
         ({"files": upload({"experts": {"1": [0]}, "shared_experts": True})}, "shared_experts"),
         ({"files": upload(b"\xff")}, "not JSON"),
+        ({"files": upload(b'{"experts": {"1": [0]}, "note": NaN}')}, "NaN"),
+        ({"files": upload(b'{"experts": {"1": [0]}, "note": "\\ud800"}')}, "Unicode"),
         ({"data": {"name": "no file"}, "files": {"other": ("x", b"y")}}, "`file`"),
         ({"files": upload({"experts": {"1": [0]}}), "data": {"name": "\x00"}}, "NUL"),
         ({"json": {"config": {"experts": {"1": [0]}}, "kind": "per_batch"}}, "kind"),
@@ -69,6 +71,14 @@ def test_a_file_that_is_no_expert_set_of_this_model_is_refused_with_the_reason(a
     refused = api.post(f"{path}/import", 422, **sent)
     assert word in json.dumps(refused)
     assert api.get("/expert-sets")["items"] == []
+
+
+def test_a_set_comes_in_where_only_answers_were_counted(api: Api, engine):
+    seeding.add_model(engine)
+    analysis = api.analysis(scopes=["response"], max_new_tokens=4)["id"]
+    seeding.measure(engine, analysis)
+    made = api.post(f"/analyses/{analysis}/expert-sets/import", 201, files=upload({"experts": {"1": [0]}}))
+    assert made["rule"]["scope"] == "response"
 
 
 def test_a_broken_form_is_said_to_be_one(api: Api, path: str):
