@@ -169,6 +169,7 @@ class EndpointJudge:
 
     def _said(self, answer: httpx.Response) -> str:
         try:
-            return str(answer.json()["choices"][0]["message"]["content"] or "")
+            said = str(answer.json()["choices"][0]["message"]["content"] or "")
+            return said.encode(errors="replace").decode()  # no database holds a lone surrogate
         except (ValueError, KeyError, IndexError, TypeError):
             raise JudgeFailed(f"The judge at {self._host} does not answer as an OpenAI-compatible one does.") from None

@@ -116,6 +116,12 @@ def test_an_endpoint_that_says_neither_word_is_unclear_and_silence_is_not_asked_
     assert len(server.seen) == 1
 
 
+def test_what_an_endpoint_says_can_be_stored_whatever_it_is(server: Server, settings: Settings) -> None:
+    server.says = "\ud800 broken"
+    why = EndpointJudge(settings).judge([("How?", "So.")])[0].why
+    assert why.encode().decode() == "said: ? broken"
+
+
 def test_an_endpoint_must_be_configured(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="ROUTEPRINT_JUDGE_URL"):
         open_judge({"kind": "endpoint"}, Settings(home=tmp_path, judge_url="", judge_model=""), "cpu")
