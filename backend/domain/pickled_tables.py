@@ -57,7 +57,7 @@ def read_table(content: bytes) -> NumberTable:
         raise PickleRefused("The pickle does not hold one pandas.DataFrame.")
     try:
         return _columns(frame.state["_mgr"])
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise PickleRefused(
             f"The pickled DataFrame is not laid out as pandas 1.3 or later does it ({type(error).__name__}). Open it "
             "with the pandas that wrote it, where you trust it, and save it as CSV."

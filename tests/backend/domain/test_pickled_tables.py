@@ -6,6 +6,7 @@ import copyreg
 import functools
 import os
 import pickle
+import pickletools
 import struct
 import subprocess
 import sys
@@ -156,6 +157,17 @@ def test_names_on_the_list_are_never_imported_or_called() -> None:
 def test_bombs_and_broken_pickles_are_refused_in_bounded_memory(content: bytes, word: str) -> None:
     with pytest.raises(PickleRefused, match=word):
         read_table(content)
+
+
+def test_numbers_wrapped_too_deep_to_follow_are_refused() -> None:
+    """bytes(bytes(... the data ...)) in the place of an array's data."""
+    content, deep = pickle.dumps(pd.DataFrame({"layer": [0, 1]}), protocol=3), 5000
+    parts = [(opcode.name, start) for opcode, _, start in pickletools.genops(content)]
+    at = next(i for i, (name, _) in enumerate(parts) if name == "SHORT_BINBYTES")
+    start, stop = parts[at][1], parts[at + 1][1]
+    data = b"cbuiltins\nbytes\n" * deep + content[start:stop] + b"\x85R" * deep
+    with pytest.raises(PickleRefused, match="RecursionError"):
+        read_table(content[:start] + data + content[stop:])
 
 
 def test_a_pickle_of_too_many_parts_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
