@@ -81,7 +81,8 @@ def check_scope(analysis: t.Analysis, scope: str) -> None:
     """Raises InvalidInput if the analysis did not count these tokens."""
     scopes = analysis.params["scopes"]
     if scope not in scopes:
-        raise InvalidInput(f"This analysis did not count the scope {str(scope)!r}, only: {', '.join(scopes)}.", ("scope",))
+        counted = ", ".join(scopes)
+        raise InvalidInput(f"This analysis did not count the scope {str(scope)!r}, only: {counted}.", ("scope",))
 
 
 def batches(session: Session, analysis: t.Analysis, scope: str, after: Key | None, limit: int) -> Page[BatchRow]:
