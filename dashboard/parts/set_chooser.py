@@ -29,10 +29,10 @@ MUCH = 0.25
 
 
 def rule_words(rule: Json) -> str:
-    """Say a rule in words: 'risk_diff ≥ 0.05, mean, prompt tokens'."""
+    """Say a rule in words: '|risk_diff| > 0.05, mean, prompt tokens'."""
     figure = "q" if rule.get("correction") == "bh" else "family-wise p"
     amount = {
-        "threshold": f"risk_diff ≥ {words.short_float(rule.get('threshold'))}",
+        "threshold": f"|risk_diff| > {words.short_float(rule.get('threshold'))}",
         "top_k": f"{rule.get('k')} strongest",
         "top_k_per_layer": f"{rule.get('k')} strongest per layer",
         "significant": f"{figure} ≤ {words.short_float(rule.get('alpha') or 0.05)}",
