@@ -45,6 +45,15 @@ def _read_mapping(path: Path | None) -> str | None:
         raise InvalidInput(f"{path} is not JSON: {error}") from None
 
 
+def _proposed_meaning(previews: Sequence[Json]) -> str:
+    """Return what the labels mean, as the first recognised format says; else harmless and harmful requests."""
+    found = next((p["label_meaning"] for p in previews if p["label_meaning"]), None)
+    if found is None:
+        return "harmless_harmful"
+    kind = str(found["kind"])
+    return json.dumps({w: found[w] for w in ("safe", "unsafe")}) if kind == "other" else kind
+
+
 def _show_preview(name: str, preview: dict[str, Any]) -> None:
     at_least = "" if preview["complete"] else "at least "
     looks = f", looks like {preview['mapping']['name']}" if preview["mapping"] else ""
@@ -62,7 +71,8 @@ def _show_preview(name: str, preview: dict[str, Any]) -> None:
         say("  labels: " + ", ".join(f"{escape(str(raw))} → {label}" for raw, label in values.items()))
     say("  " + ", ".join(f"{label}: {n}" for label, n in preview["counts"].items()))
     for problem in preview["problems"][:_SHOWN_PROBLEMS]:
-        say(f"  [red]row {problem['row']}[/] {escape(str(problem['message']))}")
+        where = f"row {problem['row']}" if problem["row"] else "the file"
+        say(f"  [red]{where}[/] {escape(str(problem['message']))}")
     hidden = preview["n_problems"] - min(len(preview["problems"]), _SHOWN_PROBLEMS)
     if hidden > 0:
         say(f"  and {hidden} more")
@@ -87,8 +97,12 @@ def import_(
         list[str] | None, typer.Option(help="safe or unsafe: one per file, in their order, for files without a column.")
     ] = None,
     label_meaning: Annotated[
-        str, typer.Option(help='harmless_harmful, refused_complied, or JSON: {"safe": "...", "unsafe": "..."}.')
-    ] = "harmless_harmful",
+        str | None,
+        typer.Option(
+            help='harmless_harmful, refused_complied, or JSON: {"safe": "...", "unsafe": "..."}. Left out, what a '
+            "recognised set says of its labels; else harmless_harmful."
+        ),
+    ] = None,
     mapping: Annotated[
         Path | None, typer.Option(help="JSON file with the column mapping, where the proposed one is not right.")
     ] = None,
@@ -106,24 +120,44 @@ def import_(
         raise InvalidInput(f"{len(files)} files and {len(labels)} labels: give one --label for each file, or none.")
     chosen = _read_mapping(mapping)
     shared = {"mapping": chosen} if chosen else {}
+    seen: list[Json] = []
     with connect() as api:
         for path, label_ in zip(files, labels or [""] * len(files), strict=True):
             with path.open("rb") as file:
                 form = shared | {"label": label_}
-                _show_preview(path.name, api.post("datasets/preview", data=form, files={"file": (path.name, file)}))
+                seen.append(api.post("datasets/preview", data=form, files={"file": (path.name, file)}))
+            _show_preview(path.name, seen[-1])
+        meaning = label_meaning or _proposed_meaning(seen)
         if not yes and console.is_terminal:
             typer.confirm(f"Import {len(files)} file(s) as {name!r}?", abort=True)
-        whole = shared | {"name": name, "label_meaning": label_meaning}
+        whole = shared | {"name": name, "label_meaning": meaning}
         dataset = _upload(api, files, {**whole, "label": labels} if labels else whole)
     say(
         f"[bold]{dataset['id']}[/]  {escape(dataset['name'])}: {dataset['n_rows']} prompts, {dataset['n_safe']} safe, "
         f"{dataset['n_unsafe']} unsafe, {dataset['n_duplicates']} duplicates left out"
     )
+    means = dataset["label_meaning"]
+    say(f"  safe means {escape(means['safe'])}; unsafe means {escape(means['unsafe'])}")
+
+
+def _format(id_: str, out: Path, given: str | None) -> str:
+    """Return the form of a table or set: as given, else as the file's ending says, else csv.
+
+    Raises InvalidInput for an ending that would hold something else than it says.
+    """
+    ending = out.suffix.lower().removeprefix(".")
+    if given or ending not in {*EXPORTS, "json"}:
+        return given or "csv"
+    if ending == "json" and not id_.startswith(("es_", "cmp_", "rt_")):
+        raise InvalidInput(f"An analysis is not exported as JSON. Choose one of: {', '.join(EXPORTS)}.")
+    return ending
 
 
 def _export_path(id_: str, format_: str, scope: str, pool: str, batch: int | None) -> tuple[str, dict[str, Any]]:
     """Return the route and its parameters for an export. Raises InvalidInput where id and format do not fit."""
-    if format_ == "esft" or id_.startswith("es_"):
+    if format_ == "esft" and not id_.startswith("es_"):
+        raise InvalidInput(f"ESFT's form is one of an expert set (es_...), and {id_} is none: name a set.")
+    if id_.startswith("es_"):
         return f"expert-sets/{id_}", {"format": "esft" if format_ == "esft" else "json"}
     if id_.startswith("tr_"):
         raise InvalidInput(f"{id_} is a training: export its analysis with --training {id_} instead.")
@@ -160,7 +194,7 @@ def export(
     format_: Annotated[
         str | None,
         typer.Option(
-            "--format", "-f", help="; ".join(f"{k}: {what}" for k, what in EXPORTS.items()) + " [default: csv]"
+            "--format", "-f", help="; ".join(f"{k}: {what}" for k, what in EXPORTS.items()) + " [default: what the file's ending says, else csv]"
         ),
     ] = None,
     report: Annotated[
@@ -183,7 +217,7 @@ def export(
 
     Example: `routeprint export an_1f0c9a2b7d3e --report -o report.html`
     """
-    format_ = _report_format(out, format_) if report else format_ or "csv"
+    format_ = _report_format(out, format_) if report else _format(id_, out, format_)
     if format_ not in {*EXPORTS, "json"}:
         raise InvalidInput(f"There is no format {format_!r}. Choose one of: {', '.join(EXPORTS)}.")
     if out.exists() and not force:

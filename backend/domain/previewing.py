@@ -92,6 +92,7 @@ class _Tally:
     watched: Counter[int] = field(default_factory=Counter)
     problems: list[RowProblem] = field(default_factory=list)
     labels: dict[bytes, Label | None] = field(default_factory=dict)  # of each prompt; None once it has both
+    times: Counter[tuple[bytes, Label]] = field(default_factory=Counter)  # rows of each prompt, by label
     n_rows: int = 0
     n_problems: int = 0
     n_duplicates: int = 0
@@ -108,8 +109,18 @@ class _Tally:
 
     def add_prompt(self, row: PromptRow, label: Label) -> None:
         key = bytes.fromhex(row.prompt_key)[:16]
+        self.times[key, label] += 1
         if self.labels.setdefault(key, label) is not label:
             self.labels[key] = None
+
+    def leave_out_both_labels(self) -> None:
+        """Move the rows of prompts with both labels from the labels' counts to what is left out, as the import does."""
+        for (key, label), n in self.times.items():
+            if self.labels[key] is None:
+                self.counts[label] -= n
+                self.left_out["both_labels"] += n
+                self.n_duplicates -= n
+        self.n_duplicates += self.n_both_labels
 
     def add_watched(self, cells: Cells) -> None:
         for place, (column, value, _) in enumerate(self.watch):
@@ -148,7 +159,7 @@ def preview_file(path: Path, filename: str, mapping: Mapping | None = None, labe
             {name: printable(cell) for name, cell in cells.items()} for cells in table.first_cells[:FIRST_ROWS]
         ),
         label_values=dict(tally.values.most_common(MAX_LABEL_VALUES)),
-        notes=tuple(_notes(table, known, tally, chosen.leave_out if chosen else (), unsaid=unsaid)),
+        notes=tuple(_notes(table, known, tally, unsaid=unsaid)),
         complete=tally.complete,
         left_out=dict(tally.left_out),
         n_both_labels=tally.n_both_labels,
@@ -174,7 +185,9 @@ def _count(table: Table, mapping: Mapping | None, label: Label | None, file: str
             _count_row(number, cells, mapping, label, file, tally)
     tally.counts[UNLABELLED] += tally.n_rows - tally.counts.total() - tally.left_out.total()
     torn = tally.n_both_labels
-    if torn and mapping is not None and "both_labels" not in mapping.leave_out:
+    if torn and mapping is not None and "both_labels" in mapping.leave_out:
+        tally.leave_out_both_labels()
+    elif torn:
         subject = "1 prompt carries" if torn == 1 else f"{torn:,} prompts carry"
         message = (
             f"{subject} both labels, safe in one row and unsafe in another: keep one of the two, or leave such prompts "
@@ -214,9 +227,7 @@ def _with_values(mapping: Mapping | None, values: Counter[str]) -> Mapping | Non
     return replace(mapping, label_values=known)
 
 
-def _notes(
-    table: Table, known: KnownMapping | None, tally: _Tally, leave_out: tuple[str, ...], *, unsaid: bool
-) -> Iterator[str]:
+def _notes(table: Table, known: KnownMapping | None, tally: _Tally, *, unsaid: bool) -> Iterator[str]:
     if table.note:
         yield table.note
     if not tally.complete:
@@ -229,6 +240,5 @@ def _notes(
             if n := tally.watched[place]:
                 yield f"{n:,} rows have {column} {value}: they {words}."
     for reason, n in tally.left_out.items():
-        yield f"Left out: {n:,} {LEAVE_OUT[reason]}."
-    if tally.n_both_labels and "both_labels" in leave_out:
-        yield f"Left out: {tally.n_both_labels:,} {LEAVE_OUT['both_labels']}."
+        rows_of = f"{n:,} rows of {tally.n_both_labels:,}" if reason == "both_labels" else f"{n:,}"
+        yield f"Left out: {rows_of} {LEAVE_OUT[reason]}."

@@ -264,9 +264,14 @@ def test_a_prompt_whose_answers_were_judged_differently_is_refused_until_such_pr
     assert [problem.row for problem in refused.value.problems] == [4]
 
     chosen = Mapping({}, leave_out=("both_labels",))
-    assert preview_file(path, path.name, chosen).problems == ()
+    left = preview_file(path, path.name, chosen)
+    assert left.problems == ()
     checked = check_files([SourceFile(path, path.name, chosen)], MEANING)
     settled = checked.settled
+    assert left.left_out == {"both_labels": 2}
+    assert left.counts["safe"] + left.counts["unsafe"] - left.n_duplicates == settled.n_rows
+    assert left.n_duplicates == settled.n_duplicates
+    assert any("Left out: 2 rows of 1 prompts that carry both labels." in note for note in left.notes)
     assert (settled.n_rows, settled.n_safe, settled.n_duplicates) == (2, 1, 1)
     assert settled.left_out == {(path.name, "both_labels"): 2}
     assert [(row.row, row.reason) for row in settled.listed] == [(3, "both_labels"), (4, "both_labels")]
