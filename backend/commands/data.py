@@ -194,7 +194,9 @@ def export(
     format_: Annotated[
         str | None,
         typer.Option(
-            "--format", "-f", help="; ".join(f"{k}: {what}" for k, what in EXPORTS.items()) + " [default: what the file's ending says, else csv]"
+            "--format",
+            "-f",
+            help="; ".join(f"{k}: {what}" for k, what in EXPORTS.items()) + " [default: by the ending, else csv]",
         ),
     ] = None,
     report: Annotated[

@@ -80,6 +80,7 @@ def _columns(stored: Json | None, largest: float) -> tuple[Column, ...]:
     return tuple(columns)
 
 
+NOTHING_KNOWN = "Too few prompts reached this expert: its interval is everything that is possible."
 _RISK_ORDERS = (("abs", "by size"), ("-risk_diff", "descending"), ("risk_diff", "ascending"))
 
 
@@ -94,7 +95,7 @@ def _row(analysis: Json, r: Json) -> Row:
         {
             "expert": cell(name, hint=r["site"]),
             "risk": cell(words.signed(r["risk_diff"], 4), r["risk_diff"], ends=ends),
-            "interval": cell(words.interval(*ends)),
+            "interval": cell(words.interval(*ends), hint=NOTHING_KNOWN if ends == (-1.0, 1.0) else None),
             "p_max_t": cell(words.p_value(r["p_max_t"])),
             "q": cell(words.p_value(r["q"])),
             "p": cell(words.p_value(r["p"])),
@@ -106,9 +107,17 @@ def _row(analysis: Json, r: Json) -> Row:
     )
 
 
-def _table(analysis: Json, stored: Json | None, rows: Sequence[Json], sort: str) -> None:
-    reach = [abs(r[name] or 0) for r in rows for name in ("risk_diff", "ci_low", "ci_high")]
+def reach(rows: Sequence[Json]) -> float:
+    """Return where the bars end: the largest |risk_diff| or end of an interval, 1 where there is none.
 
+    An expert that hardly a token reached has the interval -1 to 1, which says nothing and would flatten all others.
+    """
+    names = ("risk_diff", "ci_low", "ci_high")
+    ends = [abs(r[name]) for r in rows for name in names if r[name] is not None and abs(r[name]) < 1]
+    return max(ends, default=0.0) or 1.0
+
+
+def _table(analysis: Json, stored: Json | None, rows: Sequence[Json], sort: str) -> None:
     def pick(row: str) -> None:
         layer, _, expert = row.partition(".")
         address.put(layer=layer, expert=expert)
@@ -117,7 +126,7 @@ def _table(analysis: Json, stored: Json | None, rows: Sequence[Json], sort: str)
         address.put(sort=None if key == ORDERS[0] else key, after=None)
 
     table(
-        _columns(stored, max(reach) or 1.0),
+        _columns(stored, reach(rows)),
         [_row(analysis, r) for r in rows],
         key="experts-table",
         label="Experts",

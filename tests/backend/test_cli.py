@@ -14,6 +14,8 @@ import typer.main
 from typer.testing import CliRunner
 
 from backend.cli import app
+from backend.commands.data import _export_path, _format, _proposed_meaning
+from backend.domain.errors import InvalidInput
 from backend.settings import get_settings
 
 COMMANDS = sorted(command.name or "" for command in app.registered_commands)
@@ -111,6 +113,32 @@ def test_export_does_not_overwrite_a_file(tmp_path: Path) -> None:
     done = _routeprint("export", "an_000000000000", "-o", str(tmp_path / "risk.csv"))
     assert (done.returncode, "exists already" in done.stderr) == (1, True)
     assert (tmp_path / "risk.csv").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "form"),
+    [("t.parquet", None, "parquet"), ("t.NPY", None, "npy"), ("t", None, "csv"), ("t.txt", None, "csv"),
+     ("t.parquet", "jsonl", "jsonl"), ("t.html", None, "html")],
+)  # fmt: skip
+def test_an_export_has_the_form_that_its_name_says(name: str, given: str | None, form: str) -> None:
+    assert _format("an_000000000000", Path(name), given) == form
+
+
+def test_only_an_expert_set_has_an_esft_form() -> None:
+    with pytest.raises(InvalidInput, match="an_000000000000 is none"):
+        _export_path("an_000000000000", "esft", "prompt", "mean", None)
+    with pytest.raises(InvalidInput, match="not exported as JSON"):
+        _format("an_000000000000", Path("t.json"), None)
+
+
+def test_an_import_stores_what_a_recognised_set_says_of_its_labels() -> None:
+    said = {"kind": "other", "safe": "the answer is fine", "unsafe": "the answer is not"}
+    assert json.loads(_proposed_meaning([{"label_meaning": None}, {"label_meaning": said}])) == {
+        "safe": "the answer is fine",
+        "unsafe": "the answer is not",
+    }
+    assert _proposed_meaning([{"label_meaning": said | {"kind": "refused_complied"}}]) == "refused_complied"
+    assert _proposed_meaning([{"label_meaning": None}]) == "harmless_harmful"
 
 
 def test_a_report_wants_a_file_that_says_its_form(tmp_path: Path) -> None:

@@ -263,3 +263,12 @@ def test_lists_are_read_page_by_page_with_a_bounded_request(
     assert len(tables(at)["Analyses"]["rows"]) == 10
     assert all(given <= limit <= 100 for limit, given in asked), asked
     assert MODEL in tables(at)["Analyses"]["rows"][0]["cells"]["model"]["t"]
+
+
+def test_an_interval_that_says_nothing_does_not_flatten_the_bars() -> None:
+    from dashboard.parts.experts_room import reach
+
+    known = {"risk_diff": 0.25, "ci_low": 0.23, "ci_high": 0.27}
+    assert reach([known, {"risk_diff": -0.0003, "ci_low": -1.0, "ci_high": 1.0}]) == 0.27
+    assert reach([known | {"ci_low": None, "ci_high": None}]) == 0.25
+    assert reach([]) == 1.0
