@@ -43,7 +43,7 @@ def show(api: Api, evaluation: Json, arms: Sequence[Json]) -> None:
         for place, one in enumerate(page["items"]):
             with st.container(key=f"sample-row-{place}"):
                 _row(api, evaluation, one, shown=shown)
-    if page["next_cursor"] and st.button(f"{_EACH} more"):
+    if page["next_cursor"] and st.button("More answers"):
         st.session_state["answers-most"] = most + _EACH
         st.rerun(scope="fragment")
 

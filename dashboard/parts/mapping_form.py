@@ -108,10 +108,25 @@ def _columns(seen: Json, proposed: Json, number: int, label: str) -> dict[str, s
     return columns
 
 
+def counted_as(found: dict[str, int], known: list[str]) -> dict[str, int]:
+    """Count raw label values (value -> rows) under the known value or pattern that says what they mean.
+
+    As in the import: without case, an exact value first, then the first `abc*` that fits. Others stand for themselves.
+    """
+    counts: dict[str, int] = {}
+    for value, n in found.items():
+        word = value.strip().casefold()
+        exact = [key for key in known if key.strip().casefold() == word]
+        fits = [key for key in known if key.endswith("*") and word.startswith(key[:-1].strip().casefold())]
+        name = [*exact, *fits, value][0]
+        counts[name] = counts.get(name, 0) + n
+    return counts
+
+
 def label_values(seen: Json, column: str, number: int) -> dict[str, str]:
     """Show each raw label value with its meaning. 0 and 1 are never guessed: the user says what they mean."""
     known: dict[str, str] = dict((seen["mapping"] or {}).get("label_values") or {})
-    found: dict[str, int] = seen.get("label_values") or {}
+    found = counted_as(seen.get("label_values") or {}, list(known))
     meanings: dict[str, str] = {}
     ui.note("What the label values mean (0 and 1 are never guessed):")
     places = st.columns(4)

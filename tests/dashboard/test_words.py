@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 import pytest
 
 from dashboard import words
+from dashboard.parts.mapping_form import counted_as
 
 
 @pytest.mark.parametrize(
@@ -52,3 +53,10 @@ def test_counts_have_separators_and_plurals_are_english() -> None:
     assert words.plural(14848, "expert") == "14,848 experts"
     assert words.batches(1) == "1 batch"
     assert words.batches(24) == "24 batches"
+
+
+def test_label_values_are_counted_under_what_says_their_meaning() -> None:
+    assert counted_as({"True": 4, "False": 3, "true ": 1}, ["true", "false"]) == {"true": 5, "false": 3}
+    found = {"homonyms": 2, "Contrast_homonyms": 3, "contrast_x": 1}
+    assert counted_as(found, ["contrast_*", "*"]) == {"*": 2, "contrast_*": 4}
+    assert counted_as({"True": 4, "maybe": 1}, []) == {"True": 4, "maybe": 1}
