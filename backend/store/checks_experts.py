@@ -9,9 +9,10 @@ from sqlalchemy.orm import Session, undefer
 
 from backend.domain.experts import SelectionRule, agreeing_p, expert_set_digest
 from backend.domain.experts import select as choose
-from backend.domain.rules import CORRECTIONS
+from backend.domain.rules import CORRECTIONS, sorted_experts
 from backend.domain.statistics.examination import FIGURES
 from backend.domain.vocabulary import Expert, Site
+from backend.store import risks
 from backend.store import tables as t
 from backend.store.checks import Broken, check_findings, same
 from backend.store.writes import sums_from_row
@@ -29,6 +30,12 @@ def check_expert_set(session: Session, training: t.Training, analysis: t.Analysi
         same(f"expert set {chosen.id}, analysis", analysis.id, chosen.analysis_id)
     yield
     rule = SelectionRule.from_dict(chosen.rule)
+    if rule.kind == "per_batch":
+        again = _chosen_in_each_batch(session, source, rule)
+        same(f"expert set {chosen.id}, its rule in each batch", again, chosen.per_batch)
+        union = sorted(expert for own in again.values() for expert in own)
+        same(f"expert set {chosen.id}, all batches", [list(e) for e in sorted_experts(union)], chosen.experts)
+        yield
     if rule.method != "manual" and rule.kind == "global":
         same(f"expert set {chosen.id}, its rule", chosen.experts, [list(e) for e in _chosen(session, source, rule)])
         yield
@@ -43,6 +50,16 @@ def _chosen(session: Session, analysis: t.Analysis, rule: SelectionRule) -> tupl
         figures = _figures(session, analysis, rule)
         p = agreeing_p(figures[CORRECTIONS[rule.correction or "max_t"]], figures["difference"], risk_diff)
     return choose(risk_diff, [Site.from_dict(site) for site in analysis.sites], rule, p)
+
+
+def _chosen_in_each_batch(session: Session, analysis: t.Analysis, rule: SelectionRule) -> dict[str, list[list[int]]]:
+    """Apply a rule again to the counts of every batch: {batch_id: experts}."""
+    sites = [Site.from_dict(site) for site in analysis.sites]
+    return {
+        batch_id: [list(expert) for expert in choose(diff, sites, rule)]
+        for _, batch_id, diff in risks.each_batch(session, analysis, rule.scope, rule.pool)
+        if diff is not None
+    }
 
 
 def _figures(session: Session, analysis: t.Analysis, rule: SelectionRule) -> dict[str, NDArray[np.float64]]:

@@ -142,6 +142,28 @@ def test_a_training_on_a_significant_set_verifies_down_to_the_statistics(
     assert link()["found"] == "none"
 
 
+def test_verify_sees_batches_whose_experts_the_rule_would_not_choose(api: Api, engine: Engine, path: str):
+    chosen = api.post(f"{path}/expert-sets", 201, json={"method": "top_k", "k": 1, "kind": "per_batch"})
+    body = {"analysis_id": path.rpartition("/")[2], "expert_set_id": chosen["id"]}
+    training = api.post("/trainings", 202, json=body)["id"]
+
+    def link() -> dict:
+        links = api.post(f"/trainings/{training}/verify")["links"]
+        return next(one for one in links if one["name"].startswith("expert set"))
+
+    assert link()["ok"]
+    with writing(engine) as session:  # two batches exchange their experts: the same union, with a digest that fits
+        stored = session.get_one(t.ExpertSet, chosen["id"])
+        analysis = session.get_one(t.Analysis, stored.analysis_id)
+        own = dict(stored.per_batch)
+        first = next(iter(own))
+        other = next(id_ for id_ in own if own[id_] != own[first])
+        own[first], own[other] = own[other], own[first]
+        stored.per_batch = own
+        stored.sha256 = expert_set_digest(analysis.plan_digest, stored.rule, stored.experts, own)
+    assert (link()["ok"], link()["where"]) == (False, f"expert set {chosen['id']}, its rule in each batch")
+
+
 def test_verify_sees_experts_that_the_rule_would_not_choose(api: Api, engine: Engine, path: str):
     chosen = api.post(f"{path}/expert-sets", 201, json={"method": "top_k", "k": 2})
     training = api.post(
