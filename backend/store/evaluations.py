@@ -162,7 +162,7 @@ def arms(session: Session, evaluation_id: str) -> list[t.EvaluationArm]:
 
 def heads(session: Session, ids: Sequence[str]) -> dict[str, dict[str, int]]:
     """Return per evaluation: n_arms, n_finished, n_safe, n_unsafe, n_overruled."""
-    a, p, x = t.EvaluationArm, t.EvaluationPrompt, t.EvaluationAnswer
+    a, p, o = t.EvaluationArm, t.EvaluationPrompt, t.EvaluationOverrule
     found = {id_: dict.fromkeys(("n_arms", "n_finished", "n_safe", "n_unsafe", "n_overruled"), 0) for id_ in ids}
     per_arm = select(a.evaluation_id, func.count(), func.count().filter(a.finished)).where(a.evaluation_id.in_(ids))
     for id_, n, finished in session.execute(per_arm.group_by(a.evaluation_id)):
@@ -170,8 +170,8 @@ def heads(session: Session, ids: Sequence[str]) -> dict[str, dict[str, int]]:
     per_label = select(p.evaluation_id, p.label, func.count()).where(p.evaluation_id.in_(ids))
     for id_, label, n in session.execute(per_label.group_by(p.evaluation_id, p.label)):
         found[id_][f"n_{label}"] = n
-    overruled = select(x.evaluation_id, func.count()).where(x.evaluation_id.in_(ids), x.overruled.is_not(None))
-    for id_, n in session.execute(overruled.group_by(x.evaluation_id)):
+    overruled = select(o.evaluation_id, func.count(o.n.distinct())).where(o.evaluation_id.in_(ids))
+    for id_, n in session.execute(overruled.group_by(o.evaluation_id)):
         found[id_]["n_overruled"] = n
     return found
 

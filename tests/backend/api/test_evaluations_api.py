@@ -2,6 +2,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from backend.domain.evaluation.refusal import PHRASE_JUDGE
 from backend.domain.vocabulary import Site
@@ -253,6 +254,26 @@ def test_an_overruled_verdict_changes_the_rates_and_both_figures_stay(ready):
     measure = ready.api.get(f"/evaluations/{done['id']}")["measures"][0]
     assert (measure["real"]["n"], measure["n_left_out"]) == (11, {"baseline": 0, "real": 1})
     ready.api.post(f"{path}/99999/overrule", 404, json=body)
+
+
+def test_a_list_of_evaluations_reads_no_answer(ready):
+    done = finished(ready, n_random=2)
+    body = {"verdict": "refused", "reason": "so", "by": "me"}
+    for verdict in ("answered", "refused"):
+        ready.api.post(f"/evaluations/{done['id']}/answers/0/overrule", json=body | {"verdict": verdict})
+    said: list[str] = []
+
+    def hear(_c: Any, _k: Any, statement: str, *_: Any) -> None:
+        said.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", hear)
+    try:
+        (listed,) = ready.api.get("/evaluations")["items"]
+    finally:
+        event.remove(Engine, "before_cursor_execute", hear)
+    assert listed["n_overruled"] == 1
+    assert any("evaluation_arms" in statement for statement in said)
+    assert not any("evaluation_answers" in statement for statement in said), "there may be a million"
 
 
 def test_verdicts_are_overruled_once_the_work_is_done(ready):
