@@ -274,10 +274,11 @@ def share(
         st.caption("Link to this view")
         st.code(_own_address(), language=None, wrap_lines=True)
         st.caption("The same figures with curl")
-        st.code(f'curl -H "Authorization: Bearer $ROUTEPRINT_TOKEN" "{url}"', language="bash", wrap_lines=True)
-        st.caption("… and in Python")
+        curl = f'curl -H "Authorization: Bearer $ROUTEPRINT_TOKEN" "{url}"'
+        st.code(f"export ROUTEPRINT_TOKEN=$(routeprint token)\n{curl}", language="bash", wrap_lines=True)
+        st.caption("… and in Python, from the same terminal")
         call = f'httpx.get("{url}", headers={{"Authorization": f"Bearer {{os.environ[\'ROUTEPRINT_TOKEN\']}}"}}).json()'
-        st.code(f"import os, httpx\n{call}", language="python", wrap_lines=True)
+        st.code(f"import os, httpx\nprint({call})", language="python", wrap_lines=True)
         with st.container(horizontal=True):
             for form, name in (save or {}).items():
                 st.download_button(

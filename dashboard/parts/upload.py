@@ -181,6 +181,8 @@ def _store(
     for label, other in (("safe", "unsafe"), ("unsafe", "safe")):
         if sum(c[other] for c in counts) and all(one and one["complete"] for one in seen):
             needed[f"{label} prompts (another file, with its own label)"] = sum(c[label] for c in counts)
+    if seen and all(one and one["complete"] and not sum(one["counts"].values()) for one in seen):
+        needed["a prompt that is not left out"] = False
     missing = [said for said, there in needed.items() if not there]
     if missing:
         ui.note(f"Missing: {', '.join(missing)}.")
