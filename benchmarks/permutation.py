@@ -11,7 +11,6 @@ permutations. Prints and returns rows of {name, value, unit, goal, holds, how}.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from backend.domain.statistics.bootstrap import bootstrap_intervals
 from backend.domain.statistics.permutation import permutation_test
 from backend.domain.statistics.samples import Samples, samples_of
+from benchmarks.report import peak_bytes
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _measure(part: str, size: Size) -> dict[str, Any]:
             "median_largest_t": float(np.median(plain_loop(samples.numerators, samples.labels, size.loop_permutations)))
         }
     used = {"seconds": time.perf_counter() - start, "processor_seconds": time.process_time() - processor}
-    return result | used | {"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    return result | used | {"peak_gb": peak_bytes() / 2**30}
 
 
 def _in_own_process(part: str, quick: bool) -> dict[str, Any]:

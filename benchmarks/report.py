@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -95,6 +96,15 @@ def line(found: Found) -> str:
     """Return a row as one line for a terminal."""
     verdict = {None: "", True: f"  holds ({found['goal']})", False: f"  MISSED ({found['goal']})"}[found["holds"]]
     return f"{found['name']:44s} {found['value']:>10g} {found['unit']}{verdict}"
+
+
+def peak_bytes() -> int:
+    """Return the largest memory this process has held. What `getrusage` says starts with that of whoever started it."""
+    try:
+        held = re.search(r"^VmHWM:\s*(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        held = None
+    return int(held.group(1)) * 1024 if held else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def machine() -> str:

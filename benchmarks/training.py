@@ -38,7 +38,7 @@ from backend.store import tables as t
 from backend.store.engine import writing
 from benchmarks import capture
 from benchmarks.fake import FakeAnalysis, FakeEngine, Shape, url_of
-from benchmarks.report import Found, row
+from benchmarks.report import Found, peak_bytes, row
 from tests import realdata
 from worker.dataset import BatchCollator, ExampleRows
 from worker.examples import IGNORED, TrainBatch, TrainExample
@@ -271,8 +271,7 @@ def grown(way: Way, work: Work) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     before = psutil.Process().memory_info().rss
     trainer.train()
-    peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-    return (peak - before) / 2**20
+    return (peak_bytes() - before) / 2**20
 
 
 def in_own_process(way: str, quick: bool) -> float:
