@@ -19,7 +19,8 @@ _component = st.components.v2.component(
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column. kind: text, code, status, label, bar (signed, against `max`), part (0 to 1), whisker (an interval).
+    """One column. kind: text, short (never broken), code, status, label, bar (signed, against `max`), part (0 to 1),
+    whisker (a value with its interval, against `max`).
 
     minor: hidden where there is little room. sort: where the server sorts, the orders that a click on the head asks for
     in turn, each with its direction: ("-risk_diff", "descending").

@@ -28,7 +28,7 @@ function cellWords(S, r, c, separator) {
 // Pixels per cell: of the plot as it stands, or about so before the first drawing.
 function cellSize({data, host}) {
   const axes = host._fullLayout, size = (axis, n, length) => axis?._length ? axis._length / Math.abs(axis.range[1] - axis.range[0]) : length / n;
-  return [size(axes?.xaxis, data.cols, host.offsetWidth - 140), size(axes?.yaxis, data.rows, data.height - 74)];
+  return [size(axes?.xaxis, data.cols, host.offsetWidth - (host.offsetWidth < 560 ? 52 : 140)), size(axes?.yaxis, data.rows, data.height - 74)];
 }
 
 // Marks are one path however many there are (a node per mark makes a page of 58 x 256 cells slow): a dot is a line

@@ -63,15 +63,15 @@ def _columns(stored: Json | None, largest: float) -> tuple[Column, ...]:
     interval = tested.interval_words(stored) if stored else "Interval"
     drawn = "whisker" if stored else "bar"
     columns = [
-        Column("expert", "Expert", sort=(("layer", up),)),
+        Column("expert", "Expert", kind="short", sort=(("layer", up),)),
         Column("risk", "risk_diff", "right", drawn, max=largest, sort=_RISK_ORDERS),
     ]
     if stored:
-        columns.append(Column("interval", interval, "right"))
+        columns.append(Column("interval", interval, "right", minor=True))
         if tested.testable(stored):
             columns += [
                 Column("p_max_t", "p (max-T)", "right", sort=(("p_max_t", up),)),
-                Column("q", "q", "right", sort=(("q", up),)),
+                Column("q", "q", "right", sort=(("q", up),), minor=True),
                 Column("p", "p alone", "right", sort=(("p", up),), minor=True),
             ]
         columns.append(Column("frequency", "Chosen in", "right", sort=(("frequency", down),), minor=True))
