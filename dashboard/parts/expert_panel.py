@@ -42,12 +42,12 @@ def show(api: Api, analysis: Json, which: tuple[int, int], scope: str, pool: str
             (
                 "rate on unsafe",
                 words.percent(found["rate_unsafe"]),
-                f"{words.count(found['count_unsafe'])} of {words.count(found['tokens_unsafe'])} tokens",
+                _of_tokens(found["count_unsafe"], found["tokens_unsafe"], pool),
             ),
             (
                 "rate on safe",
                 words.percent(found["rate_safe"]),
-                f"{words.count(found['count_safe'])} of {words.count(found['tokens_safe'])} tokens",
+                _of_tokens(found["count_safe"], found["tokens_safe"], pool),
             ),
         ]
     )
@@ -55,6 +55,12 @@ def show(api: Api, analysis: Json, which: tuple[int, int], scope: str, pool: str
         _tests(api, analysis, which, stored)
     if found["batches"]:
         _batches(analysis, found, scope, pool)
+
+
+def _of_tokens(count: int, tokens: int, pool: str) -> str:
+    """Say on how many tokens a rate stands; the mean over prompts is not their quotient."""
+    how = "mean over prompts; " if pool == "mean" else ""
+    return f"{how}{words.count(count)} of {words.count(tokens)} tokens"
 
 
 def _tests(api: Api, analysis: Json, which: tuple[int, int], stored: Json) -> None:
