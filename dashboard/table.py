@@ -1,7 +1,9 @@
 """A table whose rows are links: a plain click opens the view in this session, the browser's own gestures work too."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import streamlit as st
 
@@ -36,15 +38,22 @@ class Column:
 
 
 def cell(text: object, value: object = None, hint: str | None = None, ends: Sequence[float | None] = ()) -> Json:
-    """Return one cell: what is shown, what it sorts by, its tooltip, and for a whisker the ends of the interval."""
+    """Return one cell: what is shown, what it sorts by, its tooltip, and for a whisker the ends of the interval.
+
+    NaN is no value: JSON has none, and the browser would refuse the whole table.
+    """
     made: Json = {"t": str(text)}
-    if value is not None:
+    if _there(value) is not None:
         made["v"] = value
     if hint:
         made["h"] = hint
     if ends:
-        made["e"] = list(ends)
+        made["e"] = [_there(end) for end in ends]
     return made
+
+
+def _there(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True, slots=True)
