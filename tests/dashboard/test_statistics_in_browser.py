@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.dashboard.backdrop import Backdrop
-from tests.dashboard.test_in_browser import address, browser, visit  # noqa: F401 - fixtures
+from tests.dashboard.test_in_browser import address, visit  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.browser
 

@@ -1,11 +1,9 @@
 """A report opened in a real Chromium that has no network: light, dark, narrow and printed."""
 
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 from backend.domain.vocabulary import Site
 from tests.backend import seeding
@@ -14,15 +12,6 @@ from tests.backend.api.calls import Api
 pytestmark = pytest.mark.browser
 
 QUICK = {"n_permutations": 199, "n_resamples": 199, "n_stability": 20, "n_splits": 4, "alpha": 0.5}
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no chromium on this machine")
-    with sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
 
 
 @pytest.fixture
