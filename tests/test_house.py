@@ -1,5 +1,6 @@
 """The house itself: what is where, what may not be in it, and that each part lives without the others."""
 
+import ast
 import json
 import os
 import shutil
@@ -19,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 # Each with a bar in it, so that this file does not hold what it forbids.
 _PATHS = ("/wo|rk/", "/tmp/|rp", "/opt/|pypi", "/opt/|wheels")
 _HOSTS = ("py|pi.org", "python|hosted.org", "npm|js.org", "deb|ian.org", "py|torch.org/whl")
+PACKAGES = ("backend", "worker", "dashboard")
 FORBIDDEN = [word.replace("|", "") for word in _PATHS + _HOSTS]
 
 
@@ -54,6 +56,64 @@ def test_no_tracked_file_names_a_path_of_a_machine_or_the_host_of_a_registry() -
         if word.encode() in path.read_bytes()
     ]
     assert found == []
+
+
+# Calls that run, or may run, what stands in a file or a text. `dumps` is not here: writing runs nothing.
+UNSAFE_CALLS = {
+    "torch.load", "torch.save", "torch.jit.load", "torch.hub.load", "pickle.load", "pickle.loads", "pickle.Unpickler",
+    "cloudpickle.load", "cloudpickle.loads", "dill.load", "dill.loads", "joblib.load", "joblib.dump", "marshal.load",
+    "marshal.loads", "shelve.open", "pandas.read_pickle", "pd.read_pickle", "yaml.load", "yaml.unsafe_load",
+    "yaml.full_load", "eval", "exec", "compile", "os.system", "os.popen",
+}  # fmt: skip
+UNSAFE_WORDS = {"trust_remote_code": True, "allow_pickle": True, "weights_only": False, "shell": True}
+UNSAFE_MODULES = {"cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def _unsafe(source: str) -> list[str]:
+    """Name what in a module reads code out of data: unsafe calls and keywords, however the function was imported."""
+    found, names = [], {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.asname: alias.name for alias in node.names if alias.asname}
+            found += [f"import {alias.name}" for alias in node.names if alias.name in UNSAFE_MODULES]
+        elif isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            found += [f"from {node.module}"] if node.module in UNSAFE_MODULES else []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute | ast.Name):
+            head, dot, rest = ast.unparse(node).partition(".")
+            name = names.get(head, head) + dot + rest
+            found += [f"line {node.lineno}: {name}"] if name in UNSAFE_CALLS else []
+        elif isinstance(node, ast.keyword) and isinstance(node.value, ast.Constant) and node.arg in UNSAFE_WORDS:
+            unsafe = node.value.value is UNSAFE_WORDS[node.arg]
+            found += [f"line {node.lineno}: {node.arg}={node.value.value}"] if unsafe else []
+    return found
+
+
+def test_nothing_in_the_packages_unpickles_evaluates_or_lets_a_file_run_code() -> None:
+    modules = [p for p in _tracked() if p.suffix == ".py" and p.relative_to(ROOT).parts[0] in PACKAGES]
+    assert len(modules) > 100
+    found = {str(p.relative_to(ROOT)): _unsafe(p.read_text(encoding="utf-8")) for p in modules}
+    assert {name: what for name, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch\ntorch.load('x', weights_only=True)",
+        "import torch as t\nt.save({}, 'x')",
+        "from torch import load\nload('x')",
+        "from pickle import Unpickler as Read\nRead(f).load()",
+        "import numpy as np\nnp.load('x', allow_pickle=True)",
+        "AutoModel.from_pretrained('x', trust_remote_code=True)",
+        "import cloudpickle",
+        "eval('1')",
+        "read = __import__('torch').load; import torch; read = torch.load",
+    ],
+)
+def test_the_search_for_unsafe_calls_finds_them(source: str) -> None:
+    assert _unsafe(source)
+    assert not _unsafe("from safetensors.torch import load_file\nload_file('x')\nmodel.eval()\npickle.dumps({})")
 
 
 @pytest.mark.parametrize("module", ["backend.cli", "backend.api.app", "backend.__main__"])

@@ -21,6 +21,8 @@ from backend.domain.errors import Conflict
 from worker.models import sha256_file
 
 MANIFEST = "manifest.json"
+FORMAT = 3
+"""Of checkpoints: 3 holds optimizer, schedule and random state as safetensors and JSON; up to 2 they were pickled."""
 _STAGING = ".staging-"
 _CHECKPOINT = "checkpoint-"
 _LOCK = ".lock"
@@ -76,7 +78,7 @@ def publish(folder: Path, target: Path, facts: dict[str, Any]) -> str:
         for file in sorted(folder.rglob("*"))
         if file.is_file()
     }
-    value = {"version": 2, **facts, "files": files}
+    value = {"version": FORMAT, **facts, "files": files}
     data = canonical_json(value | {"self": sha256_hex(canonical_json(value))})
     for name in files:
         _flush(folder / name)
@@ -119,7 +121,7 @@ def checkpoint_dir(out_dir: Path, step: int) -> Path:
 
 
 def newest_checkpoint(out_dir: Path, run: str, log: Callable[[str], None]) -> Path | None:
-    """Return the newest whole checkpoint, None if there is none; broken ones are passed over and said.
+    """Return the newest whole checkpoint, None if there is none; broken and outdated ones are passed over and said.
 
     run: digest of the run. Raises Conflict if a whole checkpoint belongs to another run.
     """
@@ -131,6 +133,12 @@ def newest_checkpoint(out_dir: Path, run: str, log: Callable[[str], None]) -> Pa
             continue
         if manifest.facts.get("run") != run:
             raise Conflict(f"{out_dir.name} holds {folder.name} of another run: give this run its own folder.")
+        if manifest.facts["version"] < FORMAT:
+            log(
+                f"{folder.name} was written by an earlier version, with pickled state that is no longer read; "
+                "its steps are trained again"
+            )
+            continue
         return folder
     return None
 

@@ -1,20 +1,20 @@
 """A Hugging Face trainer whose checkpoints are whole or not there, and come back bit for bit.
 
-The stock one writes in place, and loads fused expert weights back with strict=False, which loses them silently.
+The stock one writes in place, loads fused expert weights back with strict=False, which loses them silently, and
+pickles everything but the weights; here the rest is safetensors and JSON (state_files.py).
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
-from transformers.trainer import SCHEDULER_NAME
 
 from worker.checkpoints import checkpoint_dir, publish, staging, staging_dir, tidy
 from worker.ranks import Ranks
 from worker.sharding import is_sharded, load_whole_state, whole_state
+from worker.state_files import random_state, read_state, restore_random_state, write_state
 
 KEPT_CHECKPOINTS = 2
 
@@ -85,22 +85,35 @@ class DurableTrainer(Trainer):
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         """Save the optimizer's state: the first process' is everybody's, unless each holds its own part."""
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.model is not None and is_sharded(self.model):
-            assert self.optimizer is not None
-            Path(output_dir).mkdir(parents=True, exist_ok=True)  # the first process may be on its way still
-            torch.save(self.optimizer.state_dict(), self._own_part(output_dir))
+        assert self.optimizer is not None
+        assert self.lr_scheduler is not None
+        if self._own_parts or self.ranks.first:
+            write_state(self.optimizer.state_dict(), Path(output_dir), self._optimizer_file)
+        if self.ranks.first:
+            write_state(self.lr_scheduler.state_dict(), Path(output_dir), "scheduler")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.model is None or not is_sharded(self.model):
-            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
             return
         assert self.optimizer is not None
         assert self.lr_scheduler is not None
-        own = torch.load(self._own_part(checkpoint), map_location="cpu", weights_only=True)
-        self.optimizer.load_state_dict(own)
-        schedule = torch.load(Path(checkpoint) / SCHEDULER_NAME, map_location="cpu", weights_only=True)
-        self.lr_scheduler.load_state_dict(schedule)
+        self.optimizer.load_state_dict(read_state(Path(checkpoint), self._optimizer_file))
+        self.lr_scheduler.load_state_dict(read_state(Path(checkpoint), "scheduler"))
 
-    def _own_part(self, folder: str) -> Path:
-        return Path(folder) / f"optimizer_{self.ranks.rank}.pt"
+    @property
+    def _own_parts(self) -> bool:
+        """Whether each process holds parts of the weights, and its own part of the optimizer's state."""
+        return self.model is not None and is_sharded(self.model)
+
+    @property
+    def _optimizer_file(self) -> str:
+        return f"optimizer_{self.ranks.rank}" if self._own_parts else "optimizer"
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Save the random state of this process; every process has its own."""
+        write_state(random_state(), Path(output_dir), f"random_{self.ranks.rank}")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Go on with the random state of this process; one that was not there when it was saved keeps its own."""
+        if checkpoint is not None and (Path(checkpoint) / f"random_{self.ranks.rank}.json").is_file():
+            restore_random_state(read_state(Path(checkpoint), f"random_{self.ranks.rank}"))

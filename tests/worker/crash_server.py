@@ -20,12 +20,12 @@ import torch
 
 from tests.worker.tiny_runs import tiny_run
 from tests.worker.training_process import FileSink
-from worker import checkpoints, durable
+from worker import checkpoints, durable, state_files
 from worker.training import train
 
 RANDOM_KILLS = 24
 MOMENTS = ((checkpoints, "sha256_file"), (checkpoints, "canonical_json"), (checkpoints, "_flush"), (durable, "staging"),
-           (Path, "rename"), (shutil, "rmtree"), (torch, "save"))  # fmt: skip
+           (Path, "rename"), (shutil, "rmtree"), (durable, "write_state"), (state_files, "save_file"))  # fmt: skip
 """What a checkpoint is made of: every call of each of these is a moment to die, just before it or just after."""
 
 

@@ -31,7 +31,7 @@ def checkpoint(out_dir, step, run="r"):
 def test_a_published_folder_matches_its_manifest(tmp_path):
     folder = checkpoint(tmp_path, 3)
     manifest = read_manifest(folder)
-    assert manifest.facts == {"version": 2, "run": "r", "step": 3}
+    assert manifest.facts == {"version": 3, "run": "r", "step": 3}
     assert set(manifest.files) == {"weights", "more/state"}
     assert not list(tmp_path.glob(".staging*"))
 
