@@ -143,8 +143,10 @@ def main() -> int:
     try:
         run.main(sys.argv[2:])
     except ChildFailedError as error:
-        # One that was killed comes first: the others fail because of it, and may be noticed before it.
+        # One that was killed comes first: the others fail because of it, and may be noticed before it; some of them
+        # abort when they lose it.
         killed = [(r, f) for r, f in error.failures.items() if f.exitcode < 0 and f.exitcode != -signal.SIGTERM]
+        killed.sort(key=lambda failed: failed[1].exitcode == -signal.SIGABRT)
         rank, failure = killed[0] if killed else error.get_first_failure()
         how = failure.signal_name() if failure.exitcode < 0 else f"exit status {failure.exitcode}"
         _leave(folder / _LAUNCHER, {"rank": rank, "how": how})
