@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8321, ge=1, le=65535)
     dashboard_port: int = Field(default=8322, ge=1, le=65535)
     api_url: str = ""
+    dashboard_url: str = ""
     models_dir: Path | None = None
     allow_hub: bool = False
     device: str = "auto"

@@ -1,34 +1,69 @@
-"""`python -m dashboard`: serve the dashboard on 127.0.0.1, port ROUTEPRINT_DASHBOARD_PORT (8322)."""
+"""`python -m dashboard`: serve the dashboard on 127.0.0.1, port ROUTEPRINT_DASHBOARD_PORT (8322), behind its gate."""
 
+import ipaddress
 import os
-import sys
+from typing import Any
+from urllib.parse import urlsplit
 
-from streamlit.web.cli import main as streamlit
+import streamlit as st
+from starlette.middleware import Middleware
 
+from dashboard import keys
 from dashboard.assets import HERE, ensure_plotly
+from dashboard.gate import LOCAL_NAMES, Gate
 
 
-def arguments(port: str) -> list[str]:
-    """Return the command line for Streamlit. Look and serving options lie in .streamlit/config.toml."""
-    return [
-        "streamlit",
-        "run",
-        str(HERE / "app.py"),
-        "--server.address=127.0.0.1"
-        if not (host := os.environ.get("ROUTEPRINT_DASHBOARD_HOST"))
-        else f"--server.address={host}",
-        f"--server.port={port}",
-        "--server.headless=true",
-        "--server.enableStaticServing=true",
-        "--browser.gatherUsageStats=false",
-    ]
+def host() -> str:
+    """Return the address to listen at."""
+    return os.environ.get("ROUTEPRINT_DASHBOARD_HOST") or "127.0.0.1"
+
+
+def port() -> int:
+    """Return the port to listen at."""
+    return int(os.environ.get("ROUTEPRINT_DASHBOARD_PORT") or "8322")
+
+
+def allowed_hosts() -> frozenset[str]:
+    """Return the names under which the dashboard may be addressed: this machine's, and the one it was given."""
+    named = {host(), urlsplit(os.environ.get("ROUTEPRINT_DASHBOARD_URL") or "").hostname or ""}
+    return LOCAL_NAMES | {name.strip("[]").lower() for name in named} - {"", "0.0.0.0", "::"}  # noqa: S104 - not bound
+
+
+def check_bind() -> None:
+    """Refuse to serve other machines without a token. Exits with how to do it right."""
+    try:
+        is_local = host() == "localhost" or ipaddress.ip_address(host().strip("[]")).is_loopback
+    except ValueError:
+        is_local = False
+    if not is_local and not keys.token():
+        raise SystemExit(
+            f"ROUTEPRINT_DASHBOARD_HOST={host()} would let other machines in, and the dashboard has no access token. "
+            "Start it with `routeprint dashboard`, or set ROUTEPRINT_TOKEN; or leave ROUTEPRINT_DASHBOARD_HOST at "
+            "127.0.0.1 and reach it through an SSH tunnel."
+        )
+
+
+def options() -> dict[str, Any]:
+    """Return what is set for Streamlit here. Look and serving options lie in .streamlit/config.toml."""
+    return {
+        "server.address": host(),
+        "server.port": port(),
+        "server.headless": True,
+        "server.enableStaticServing": True,
+        "browser.gatherUsageStats": False,
+    }
+
+
+def gate() -> Middleware:
+    """Return the gate of this process."""
+    return Middleware(Gate, token=keys.token(), hosts=allowed_hosts(), cookie=keys.cookie_name())
 
 
 def main() -> None:
-    """Prepare what the browser needs and hand over to Streamlit."""
+    """Prepare what the browser needs and serve until ended."""
+    check_bind()
     ensure_plotly()
-    sys.argv = arguments(os.environ.get("ROUTEPRINT_DASHBOARD_PORT") or "8322")
-    streamlit()
+    st.App(HERE / "app.py", middleware=[gate()]).run(config=options())
 
 
 if __name__ == "__main__":

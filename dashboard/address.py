@@ -50,12 +50,16 @@ def put(**values: object) -> None:
             st.query_params[name] = str(value)
 
 
+def root() -> str:
+    """Return the path in front of every address, where the dashboard does not stand at the root; else ""."""
+    base = (str(st.get_option("server.baseUrlPath") or "")).strip("/")
+    return f"/{base}" if base else ""
+
+
 def href(page: str, **values: object) -> str:
     """Return the address of a view, relative to the dashboard's root: '/batch?analysis=an_1&batch=5'."""
     given = {k: str(v) for k, v in values.items() if v is not None}
-    base = (str(st.get_option("server.baseUrlPath") or "")).strip("/")
-    root = f"/{base}" if base else ""
-    path = f"{root}/" if page == "overview" else f"{root}/{page}"
+    path = f"{root()}/" if page == "overview" else f"{root()}/{page}"
     return f"{path}?{urlencode(given)}" if given else path
 
 

@@ -91,6 +91,7 @@ def main() -> None:
     with demonstration() as addresses, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=CHROMIUM_OPTIONS)
         page = browser.new_page(viewport=SIZE)  # type: ignore[arg-type]
+        page.goto(addresses["Dashboard"])  # the link that lets this browser in
         picture(page, "heatmap", addresses["Heatmap"], wait_for=".js-plotly-plot .heatmaplayer")
         picture(page, "training", addresses["Training"], wait_for=".js-plotly-plot")
         picture(page, "batch", addresses["Batch"])

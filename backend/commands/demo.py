@@ -140,15 +140,16 @@ def summary(shown: Shown, settings: Settings, seconds: float) -> dict[str, Any]:
     }
 
 
-def say_what_to_see(shown: Shown, settings: Settings) -> None:
+def say_what_to_see(shown: Shown, settings: Settings, token: str) -> None:
     """Print the verdict and the addresses of what can be looked at."""
     sign = "[green]✓[/]" if shown.holds else "[red]✗[/]"
     say(f"{sign} {shown.verified_steps} of {shown.steps} training steps verified against their analysis batch")
     url, analysis, training = dashboard_url(settings), shown.analysis["id"], shown.training["id"]
+    console.print()
+    say_addresses(settings, token)
     say(f"\n[bold]Heatmap[/]    {url}/analysis?id={analysis}")
     say(f"[bold]Training[/]   {url}/training?id={training}&step=1")
     say(f"[bold]Batch[/]      {url}/batch?analysis={analysis}&batch={shown.first_step['batch_idx']}   (of that step)")
-    say_addresses(settings)
 
 
 def demo(
@@ -178,7 +179,7 @@ def demo(
             with Client(local_api_url(settings), token) as api:
                 shown = run_path(api, seed, since)
             seconds = time.monotonic() - started
-            say_what_to_see(shown, settings)
+            say_what_to_see(shown, settings, token)
             if not exit_:
                 say("\nCtrl-C stops all three.")
                 watch(running)

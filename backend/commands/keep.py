@@ -8,6 +8,7 @@ import typer
 from rich.markup import escape
 
 from backend import backup as backups
+from backend.commands.entering import dashboard_link
 from backend.commands.screen import console, say, size_in_words
 from backend.doctor import Check, examine, workers_of
 from backend.domain.errors import Conflict
@@ -20,18 +21,22 @@ _SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "wrong": "[red]✗[/
 
 def token(
     rotate: Annotated[bool, typer.Option("--rotate", help="Make a new one; the old one stops working.")] = False,
+    link: Annotated[
+        bool, typer.Option("--link", help="Print a link instead that lets one browser into the dashboard, once.")
+    ] = False,
 ) -> None:
     """Print the access token of this installation (made once, in a file only its owner can read).
 
     ROUTEPRINT_TOKEN, where set, wins over the file. After --rotate the API takes the new one at
-    once; restart the dashboard.
+    once; restart the dashboard, whose links and cookies then end too.
 
     Example: `curl -H "Authorization: Bearer $(routeprint token)" http://127.0.0.1:8321/api/v1/system`
     """
     settings = get_settings()
     if rotate and settings.token:
         raise Conflict("The token comes from ROUTEPRINT_TOKEN: change it there. Nothing was rotated.")
-    typer.echo(rotate_token(settings) if rotate else read_token(settings))
+    found = rotate_token(settings) if rotate else read_token(settings)
+    typer.echo(dashboard_link(settings, found) if link else found)
 
 
 def _show(check: Check) -> None:

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from backend.commands.entering import dashboard_link
 from backend.commands.screen import console, say
 from backend.security import read_token
-from backend.services import check_ports, dashboard_url, local_api_url, services_up, watch
+from backend.services import check_ports, local_api_url, services_up, watch
 from backend.settings import Settings, get_settings
 
 
@@ -57,14 +58,14 @@ def up() -> None:
             services_up(settings, read_token(settings), status.update) as running,
         ):
             status.stop()
-            say_addresses(settings)
+            say_addresses(settings, read_token(settings))
             say("Ctrl-C stops all three.")
             watch(running)
 
 
-def say_addresses(settings: Settings) -> None:
+def say_addresses(settings: Settings, token: str) -> None:
     """Print where everything is."""
-    say(f"[bold]Dashboard[/]  {dashboard_url(settings)}")
+    say(f"[bold]Dashboard[/]  {dashboard_link(settings, token)}   (lets one browser in, once)")
     say(f"[bold]API[/]        {local_api_url(settings)}/docs   (its token: `routeprint token`)")
     say(f"[bold]Logs[/]       {settings.logs_path}")
 
@@ -97,7 +98,8 @@ def worker(
 def dashboard() -> None:
     """Run the dashboard alone, in the foreground.
 
-    It reaches the API at ROUTEPRINT_API_URL with this installation's token (or with ROUTEPRINT_TOKEN).
+    It reaches the API at ROUTEPRINT_API_URL with this installation's token (or with ROUTEPRINT_TOKEN), and asks every
+    browser for that token. `routeprint token --link` prints a link that lets one browser in.
 
     Example: `ROUTEPRINT_API_URL=http://127.0.0.1:8321 routeprint dashboard`
     """

@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.backdrop import TOKEN, Backdrop
+from tests.dashboard.entering import let_in
 
 pytestmark = pytest.mark.browser
 
@@ -60,6 +61,7 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
         scheme = "dark" if dark else "light"
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)  # type: ignore[arg-type]
         contexts.append(context)
+        let_in(context, address, TOKEN)
         page = context.new_page()
         page.on("request", lambda r: None if _is_local(r.url) else foreign.append(r.url))
         page.on("pageerror", lambda e: broken.append(str(e)))

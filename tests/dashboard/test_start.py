@@ -2,23 +2,25 @@ import tomllib
 from pathlib import Path
 
 import plotly
+import pytest
 from PIL import Image
 
-from dashboard.__main__ import arguments
+from dashboard.__main__ import options
 from dashboard.assets import HERE, ICON, STATIC, ensure_plotly
 
 
-def test_the_dashboard_serves_this_machine_only_unless_told_otherwise() -> None:
-    line = arguments("8600")
-    assert "--server.address=127.0.0.1" in line
-    assert "--server.port=8600" in line
-    assert "--server.headless=true" in line
-    assert "--browser.gatherUsageStats=false" in line
+def test_the_dashboard_serves_this_machine_only_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROUTEPRINT_DASHBOARD_HOST", raising=False)
+    monkeypatch.setenv("ROUTEPRINT_DASHBOARD_PORT", "8600")
+    said = options()
+    assert (said["server.address"], said["server.port"]) == ("127.0.0.1", 8600)
+    assert said["server.headless"] is True
+    assert said["browser.gatherUsageStats"] is False
 
 
-def test_a_container_may_name_another_address(monkeypatch: object) -> None:
-    monkeypatch.setenv("ROUTEPRINT_DASHBOARD_HOST", "0.0.0.0")  # type: ignore[attr-defined]
-    assert "--server.address=0.0.0.0" in arguments("8322")
+def test_a_container_may_name_another_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTEPRINT_DASHBOARD_HOST", "0.0.0.0")
+    assert options()["server.address"] == "0.0.0.0"
 
 
 def test_plotly_is_the_installed_packages_own_file_and_is_served_statically() -> None:
