@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 
 from dashboard import keys
 from dashboard.assets import HERE, ensure_plotly
+from dashboard.first_page import FirstPage
 from dashboard.gate import LOCAL_NAMES, Gate
 
 
@@ -63,7 +64,7 @@ def main() -> None:
     """Prepare what the browser needs and serve until ended."""
     check_bind()
     ensure_plotly()
-    st.App(HERE / "app.py", middleware=[gate()]).run(config=options())
+    st.App(HERE / "app.py", middleware=[gate(), Middleware(FirstPage)]).run(config=options())
 
 
 if __name__ == "__main__":

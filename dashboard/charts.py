@@ -7,6 +7,7 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,19 @@ class Heat:
     def height(self) -> int:
         """Pixels: rows of a comfortable height while there are few, a whole screen at most."""
         return int(min(680, max(190, len(self.labels) * 30)) + 74)
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return what the map shows as columns of a table, one line per cell."""
+        rows, cols = self.z.shape
+        shown = {"z": self.unit, "safe": "rate_safe", "unsafe": "rate_unsafe", "floor": "noise_floor"}
+        found = {"low": "low", "high": "high", "p": "p_max_t", "q": "q", "frequency": "frequency"}
+        named = shown | found | {"more": self.more_words.rstrip(":") or "more"}
+        values = {word: getattr(self, name) for name, word in named.items() if getattr(self, name) is not None}
+        return {
+            self.row.lower(): [label for label in self.labels for _ in range(cols)],
+            "other" if self.row == "Expert" else "expert": list(range(cols)) * rows,
+            **{word: matrix.ravel().tolist() for word, matrix in values.items()},
+        }
 
     def spec(self) -> Json:
         """Return JSON for the browser; arrays as base64 of little-endian float32."""
@@ -207,6 +221,19 @@ class Lines:
     from_zero: bool = False
     y_ticks: tuple[tuple[float, str], ...] = ()  # rows with names instead of numbers
     x_range: tuple[float, float] | None = None
+
+    def columns(self) -> dict[str, list[Any]]:
+        """Return the points as columns of a table: which trace, x, y, and the ends of intervals where there are any."""
+        names = [t.name or t.role for t in self.traces for _ in t.x]
+        found: dict[str, list[Any]] = {
+            "trace": names,
+            "x": [v for t in self.traces for v in t.x],
+            "y": [v for t in self.traces for v in t.y],
+        }
+        if any(t.low for t in self.traces):
+            for end in ("low", "high"):
+                found[end] = [v for t in self.traces for v in getattr(t, end) or [None] * len(t.x)]
+        return found
 
     def spec(self) -> Json:
         """Return JSON for the browser."""

@@ -151,7 +151,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> httpx.Response:
-        asked = {k: _text(v) for k, v in (params or {}).items() if v is not None}
+        asked = {k: as_text(v) for k, v in (params or {}).items() if v is not None}
         sent = dict(headers or {}) | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
         try:
             answer = _pool(self.base_url).request(method, PREFIX + path, params=asked, headers=sent, **more)
@@ -164,7 +164,8 @@ class Api:
         raise _refused(answer)
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Return a parameter as the API reads it."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

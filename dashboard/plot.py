@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
+from dashboard.address import root
 from dashboard.assets import ensure_plotly, read
 from dashboard.charts import Lines
 
@@ -21,9 +22,7 @@ _component = st.components.v2.component(
 
 def library() -> str:
     """Return the address of plotly.js on this server."""
-    base = str(st.get_option("server.baseUrlPath") or "").strip("/")
-    name = ensure_plotly().name
-    return f"/{base}/app/static/{name}" if base else f"/app/static/{name}"
+    return f"{root()}/app/static/{ensure_plotly().name}"
 
 
 def lines(

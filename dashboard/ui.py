@@ -9,13 +9,13 @@ from contextlib import contextmanager
 from functools import wraps
 from html import escape
 from typing import ParamSpec
-from urllib.parse import urlsplit
 
 import streamlit as st
 
-from dashboard import words
+from dashboard import sharing, words
 from dashboard.assets import ICON, read
-from dashboard.client import Api, ApiDown, ApiRefused, TokenNeeded
+from dashboard.charts import Heat, Lines
+from dashboard.client import Api, ApiDown, ApiRefused, Json, TokenNeeded
 from dashboard.plot import library
 
 P = ParamSpec("P")
@@ -261,39 +261,22 @@ def share(
     *,
     key: str,
     save: dict[str, str] | None = None,
+    figure: tuple[Heat | Lines, str] | None = None,
+    plot: str | None = None,
+    body: Json | None = None,
     label: str = "Link, API, download",
 ) -> None:
     """Offer the view's link, the call behind it as curl and Python, and downloads. None of them holds the token.
 
-    save: {format: file name}, each fetched when clicked.
+    save: {format: file name}, each fetched when clicked; figure: whose numbers are offered, with the name of the files,
+    where the API gives no table; plot: key of the figure on the page, whose picture is offered; body: JSON, where the call is a POST.
     """
     here = api()
-    query = "&".join(f"{k}={v}" for k, v in params.items() if v is not None)
-    url = f"{here.base_url}/api/v1{api_path}{f'?{query}' if query else ''}"
-    with st.popover(label, icon=":material/link:"):
-        st.caption("Link to this view")
-        st.code(_own_address(), language=None, wrap_lines=True)
-        st.caption("The same figures with curl")
-        curl = f'curl -H "Authorization: Bearer $ROUTEPRINT_TOKEN" "{url}"'
-        st.code(f"export ROUTEPRINT_TOKEN=$(routeprint token)\n{curl}", language="bash", wrap_lines=True)
-        st.caption("… and in Python, from the same terminal")
-        call = f'httpx.get("{url}", headers={{"Authorization": f"Bearer {{os.environ[\'ROUTEPRINT_TOKEN\']}}"}}).json()'
-        st.code(f"import os, httpx\nprint({call})", language="python", wrap_lines=True)
-        with st.container(horizontal=True):
-            for form, name in (save or {}).items():
-                st.download_button(
-                    form.upper(),
-                    data=lambda form=form: here.download(api_path, **params, format=form),  # type: ignore[misc]
-                    file_name=name,
-                    key=f"{key}:{form}",
-                    icon=":material/download:",
-                    on_click="ignore",
-                )
-
-
-def _own_address() -> str:
-    from urllib.parse import urlencode
-
-    parts = urlsplit(st.context.url or "")
-    query = urlencode(st.query_params.to_dict())
-    return f"{parts.scheme}://{parts.netloc}{parts.path}{f'?{query}' if query else ''}"
+    files: sharing.Files = {
+        form: (name, lambda form=form: here.download(api_path, **params, format=form))  # type: ignore[misc]
+        for form, name in (save or {}).items()
+    }
+    if figure is not None:
+        files = sharing.of_figure(*figure)
+    call = sharing.Call(here.base_url, api_path, params, body)
+    sharing.offer(call, key=key, files=files, label=label, plot=plot)

@@ -56,12 +56,18 @@ function baseLayout(theme, height, narrow) {
 }
 
 // plotly.js 4 otherwise adds "Share chart…", which uploads the data.
-function plotConfig(filename) {
+function plotConfig(Plotly, filename) {
   return {
     displaylogo: false, responsive: false, scrollZoom: false, showTips: false, showSendToCloud: false, plotlyServerURL: '',
-    toImageButtonOptions: {filename, scale: 2},
-    modeBarButtonsToRemove: ['sendChartToCloud', 'select2d', 'lasso2d', 'autoScale2d'],
+    modeBarButtonsToRemove: ['sendChartToCloud', 'toImage', 'select2d', 'lasso2d', 'autoScale2d'],
+    modeBarButtonsToAdd: [{name: 'png', title: 'Save as PNG', icon: Plotly.Icons.camera, click: host => savePicture(Plotly, host, filename)}],
   };
+}
+
+// Plotly's own picture, on the page's ground: the plot itself has none, and light words on nothing cannot be read.
+function savePicture(Plotly, host, filename) {
+  const {width, height} = host._fullLayout, layout = {...host.layout, width, height, paper_bgcolor: themeOf(host).background};
+  return Plotly.downloadImage({data: host.data, layout}, {format: 'png', filename, scale: 2, width, height});
 }
 
 // Redraw on resize and on a theme switch; both are told to the plot through its newest `draw`.

@@ -1,7 +1,10 @@
 // A heatmap of [site, expert] with exact clicks. Python's selection wins when it changes, unless it only echoes ours.
 
 function floats(base64) {
-  return new Float32Array(Uint8Array.from(atob(base64), c => c.charCodeAt(0)).buffer);
+  if (Uint8Array.fromBase64) return new Float32Array(Uint8Array.fromBase64(base64).buffer);
+  const text = atob(base64), bytes = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
+  return new Float32Array(bytes.buffer);
 }
 
 const minus = text => text.replace('-', '−');
@@ -23,6 +26,11 @@ function cellWords(S, r, c, separator) {
   if (arrays.p && Number.isFinite(arrays.p[i])) lines.push(`p (max-T) ${chance(arrays.p[i])} · q ${chance(arrays.q[i])}`);
   if (arrays.frequency && Number.isFinite(arrays.frequency[i])) lines.push(`chosen in ${(100 * arrays.frequency[i]).toFixed(0)} % of resamples`);
   return lines.join(separator);
+}
+
+// An array whose entries are made when they are read: the words of 58 x 256 cells take longer than drawing them.
+function lazily(length, make) {
+  return new Proxy(new Array(length), {get: (array, at) => typeof at === 'string' && /^\d+$/.test(at) && at < length ? make(Number(at)) : array[at]});
 }
 
 // Pixels per cell: of the plot as it stands, or about so before the first drawing.
@@ -76,7 +84,7 @@ function outline(S, theme) {
 
 function traces(S, theme, narrow) {
   const {data, arrays} = S, {rows, cols} = data;
-  const hover = Array.from({length: rows}, (_, r) => Array.from({length: cols}, (_, c) => cellWords(S, r, c, '<br>')));
+  const hover = Array.from({length: rows}, (_, r) => lazily(cols, c => cellWords(S, r, c, '<br>')));
   const scale = theme[data.palette], steps = scale.length - 1;
   const map = {type: 'heatmap', z: rowsOf(arrays.z, rows, cols), text: hover, hovertemplate: '%{text}<extra></extra>', hoverongaps: false,
     colorscale: scale.map((color, i) => [i / steps, color]), zmid: 0, zmin: -data.vmax, zmax: data.vmax,
@@ -143,6 +151,7 @@ export default async function ({data, parentElement, setTriggerValue}) {
   S.data = data;
   S.trigger = setTriggerValue;
   host.setAttribute('aria-label', data.label);
+  host.dataset.key = data.key;
   const asked = JSON.stringify(data.sel);
   if (asked !== S.fromPython) {
     const echo = S.sent.indexOf(asked);
@@ -166,7 +175,7 @@ export default async function ({data, parentElement, setTriggerValue}) {
   S.pick = sel => { S.sent.push(JSON.stringify(sel)); S.trigger('cell', {row: sel[0], expert: sel[1]}); return S.move(sel); };
   S.draw = async () => {
     const theme = themeOf(host), narrow = host.offsetWidth < 560;
-    await Plotly.react(host, traces(S, theme, narrow), layoutOf(S, theme, narrow), plotConfig(S.data.filename));
+    await Plotly.react(host, traces(S, theme, narrow), layoutOf(S, theme, narrow), plotConfig(Plotly, S.data.filename));
     await S.frame();
   };
   const look = JSON.stringify([key, data.vmax, data.marks, data.frames, data.labels, data.height]);

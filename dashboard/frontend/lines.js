@@ -47,12 +47,13 @@ export default async function ({data, parentElement, setTriggerValue}) {
   S.data = data;
   S.trigger = setTriggerValue;
   host.setAttribute('aria-label', data.label);
+  host.dataset.key = data.key;
   host.style.minHeight = data.height + 'px';
-  const run = ++S.run, Plotly = await loadPlotly(data.lib);
+  const run = ++S.run, Plotly = (S.Plotly = await loadPlotly(data.lib));
   if (run !== S.run || !host.isConnected) return;
   S.draw = () => {
     const theme = themeOf(host), narrow = host.offsetWidth < 560;
-    return Plotly.react(host, [...S.data.traces.map(t => traceOf(t, theme)), ...ring(S, theme)], layoutOf(S, theme, narrow), plotConfig(S.data.filename));
+    return Plotly.react(host, [...S.data.traces.map(t => traceOf(t, theme)), ...ring(S, theme)], layoutOf(S, theme, narrow), plotConfig(Plotly, S.data.filename));
   };
   await S.draw();
   if (run !== S.run) return;

@@ -30,12 +30,11 @@ export default function ({data, parentElement}) {
   };
   const copy = () => {
     const style = getComputedStyle(parentElement), root = document.documentElement;
-    for (const name of NAMES) {
-      const value = style.getPropertyValue(`--st-${name}`).trim();
-      if (value && root.style.getPropertyValue(`--st-${name}`) !== value) root.style.setProperty(`--st-${name}`, value);
-    }
+    const values = new Map(NAMES.map(name => [`--st-${name}`, style.getPropertyValue(`--st-${name}`).trim()]));
     // Streamlit writes white on its primary colour, whatever that is.
-    root.style.setProperty('--rp-on-primary', bright(style.getPropertyValue('--st-primary-color').trim() || '#000') ? '#0c1416' : '#ffffff');
+    values.set('--rp-on-primary', bright(values.get('--st-primary-color') || '#000') ? '#0c1416' : '#ffffff');
+    // All are read before the first is written: each reading after a writing makes the browser style the whole page anew.
+    for (const [name, value] of values) if (value && root.style.getPropertyValue(name) !== value) root.style.setProperty(name, value);
   };
   copy();
   const timer = setInterval(copy, 600);

@@ -65,6 +65,13 @@ def _batches(api: Api, analysis: Json) -> None:
             filename=f"batches-{analysis['id']}",
             on_point=remember_batch,
         )
+        ui.share(
+            f"/analyses/{analysis['id']}/batches",
+            {"scope": scope},
+            key="share-batches",
+            save={form: f"batches-{analysis['id']}-{scope}.{form}" for form in ("csv", "parquet")},
+            plot=f"strip:{analysis['id']}",
+        )
         ui.note(
             f"Descriptive: in a batch of {rows[0]['n_safe']} + {rows[0]['n_unsafe']} prompts, shuffled labels alone "
             "reach above the grey box in 5 % of shuffles."

@@ -142,6 +142,7 @@ def _maps(api: Api, found: Json, kept: Json | None) -> None:
     def draw(name: str, figure: charts.Heat) -> None:
         key = f"compare:{name}:{found['analysis_a']}:{found['analysis_b']}:{found['scope']}:{found['pool']}"
         heatmap(figure, key=key, filename=f"compare-{name}", selected=chosen, on_cell=pick)
+        _share(found, figure, f"share-{name}", key)
 
     ui.note(f"b − a, {words.SCOPES[found['scope']]}, pool {found['pool']}")
     draw("difference", comparison_charts.difference_map(found["difference"], sites, vmax, marks))
@@ -163,6 +164,13 @@ def _maps(api: Api, found: Json, kept: Json | None) -> None:
         _cell(api, found, kept, chosen)
     else:
         ui.note("Click a cell, or walk with the arrow keys and press Enter, to see one expert on both sides.")
+
+
+def _share(found: Json, figure: charts.Heat | charts.Lines, key: str, plot: str) -> None:
+    """Offer a figure of a comparison: the call computes it anew and stores nothing."""
+    body = {name: found[name] for name in ("analysis_a", "analysis_b", "scope", "pool")}
+    files = (figure, f"{key.removeprefix('share-')}-{found['analysis_a']}-{found['analysis_b']}")
+    ui.share("/comparisons", {"dry_run": True}, key=key, figure=files, plot=plot, body=body)
 
 
 def _keep(api: Api, found: Json, kept: Json | None) -> None:
@@ -221,7 +229,9 @@ def _rooms(api: Api, found: Json, kept: Json | None) -> None:
         comparison_tables.overlap(result["overlap"])
     elif room == "layers":
         figure = comparison_charts.drift_per_layer(result["layers"], each, charts.site_labels(found["sites"]))
-        lines(figure, key=f"drift:{found['analysis_a']}:{found['analysis_b']}", filename="drift-per-layer")
+        key = f"drift:{found['analysis_a']}:{found['analysis_b']}"
+        lines(figure, key=key, filename="drift-per-layer")
+        _share(found, figure, "share-drift-per-layer", key)
         comparison_tables.layers(result["layers"], each, trained)
     else:
         comparison_tables.movers(found, *_bounds(api, kept), trained)

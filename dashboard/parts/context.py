@@ -63,7 +63,7 @@ def _load(api: Api, analysis: Json, scope: str) -> str:
         path, params = f"/analyses/{analysis['id']}/load", {"scope": scope, "label": label}
         name = f"load-{analysis['id']}-{scope}-{label}"
         save = {"csv": f"{name}.csv", "parquet": f"{name}.parquet"}
-        ui.share(path, dict(params), key="share-load", save=save)
+        ui.share(path, dict(params), key="share-load", save=save, plot=f"load:{name}")
     found = data.remember(api, path, data.version(analysis), **params)
     if found["relative"] is None:
         ui.card("No load", [f"There is no counted token here ({words.SCOPES[scope]}, {LABELS[label]})."])

@@ -159,7 +159,7 @@ def pairs(api: Api, analysis: Json, run: Json, label: str, chosen: tuple[int, in
         path, params = f"/context/{run['id']}/coactivation", {"layer": layer, "label": label, "order": order}
         name = f"coactivation-{run['id']}-layer-{layer}-{label}"
         save = {form: f"{name}.{form}" for form in ("csv", "parquet", "npy")}
-        ui.share(path, dict(params), key="share-pairs", save=save)
+        ui.share(path, dict(params), key="share-pairs", save=save, plot=f"pairs:{name}")
     found = data.remember(api, path, version(run), **params)
     if found["reason"]:
         ui.note(f"{found['reason'][:1].upper()}{found['reason'][1:]}.")

@@ -97,11 +97,15 @@ def _batches(analysis: Json, found: Json, scope: str, pool: str) -> None:
     def open_batch(batch_idx: int) -> None:
         st.session_state["open_batch"] = batch_idx
 
-    lines(
-        charts.expert_over_batches(found),
-        key=f"expert:{analysis['id']}:{layer}:{expert}:{scope}:{pool}",
-        filename=f"expert-{layer}-{expert}-{analysis['id']}",
-        on_point=open_batch,
+    figure, name = charts.expert_over_batches(found), f"expert-{layer}-{expert}-{analysis['id']}"
+    key = f"expert:{analysis['id']}:{layer}:{expert}:{scope}:{pool}"
+    lines(figure, key=key, filename=name, on_point=open_batch)
+    ui.share(
+        f"/analyses/{analysis['id']}/experts/{layer}/{expert}",
+        {"scope": scope, "pool": pool},
+        key="share-expert",
+        figure=(figure, name),
+        plot=key,
     )
     batch_idx = st.session_state.pop("open_batch", None)
     if batch_idx is not None:

@@ -211,8 +211,17 @@ def _map(api: Api, analysis: Json, rule: Json, found: Json) -> None:
         address.put(hand=" ".join(chosen) or None)
 
     by_hand = rule["method"] == "manual"
-    name = f"expert-set-{analysis['id']}"
-    heatmap(figure, key=f"set-map:{analysis['id']}:{by_hand}", filename=name, on_cell=toggle if by_hand else None)
+    name, key = f"expert-set-{analysis['id']}", f"set-map:{analysis['id']}:{by_hand}"
+    heatmap(figure, key=key, filename=name, on_cell=toggle if by_hand else None)
+    path = f"/analyses/{analysis['id']}/expert-sets"
+    ui.share(
+        path,
+        {"dry_run": True},
+        key="share-set-map",
+        figure=(figure, name),
+        plot=key,
+        body={"name": "dry run", **_asked(rule)},
+    )
     ui.colour_key(frames="kept by the rule" + (", in one batch at least" if found["per_batch"] else ""))
 
 

@@ -171,7 +171,8 @@ def _baselines(stored: Json, summary: Json) -> None:
             for key, name in stat_charts.BASELINES.items()
         ]
         table(BASELINE_COLUMNS, made, key="baselines-table", label="AUC of routing and of the baselines")
-    ui.share(f"/statistics/{stored['id']}", {}, key="share-baselines", label="Link, API")
+    path, plot = f"/statistics/{stored['id']}", f"baselines:{stored['id']}"
+    ui.share(path, {}, key="share-baselines", figure=(figure, f"baselines-{stored['id']}"), plot=plot)
 
 
 def _difference(auc: Json) -> str:
@@ -217,7 +218,8 @@ def _drift(api: Api, stored: Json, summary: Json) -> None:
                 for r in rows
             ]
             table(DRIFT_COLUMNS, made, key="drift-table", label="Distance of every batch from the mean", height=320)
-        ui.share(path, {}, key="share-drift", save={f: f"drift-{stored['id']}.{f}" for f in ("csv", "parquet")})
+        files = {form: f"drift-{stored['id']}.{form}" for form in ("csv", "parquet")}
+        ui.share(path, {}, key="share-drift", save=files, plot=f"drift:{stored['id']}")
 
 
 def _left_out(analysis: Json, summary: Json) -> None:

@@ -106,6 +106,7 @@ def _map_and_expert(api: Api, analysis: Json, drawn: tuple[object, ...]) -> None
             {"scope": scope, "pool": pool},
             key="share-map",
             save={"csv": f"risk-diff-{analysis['id']}.csv", "parquet": f"risk-diff-{analysis['id']}.parquet"},
+            plot=f"map:{analysis['id']}:{scope}:{pool}",
         )
     if _address() != drawn:  # the rooms below show the same scope, pool and expert
         st.rerun(scope="app")

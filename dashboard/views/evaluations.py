@@ -166,13 +166,16 @@ def _measure(evaluation: Json, measure: Json) -> None:
     if said := " ".join(filter(None, (effect_chart.verdict(measure, c) for c in measure["controls"]))):
         ui.note(said)
     if measure["controls"]:
+        figure, key = effect_chart.strip(measure, title), f"strip:{measure['key']}:{evaluation['id']}"
+        name = f"{measure['key']}-{evaluation['id']}"
         lines(
-            effect_chart.strip(measure, title),
-            key=f"strip:{measure['key']}:{evaluation['id']}",
-            filename=f"{measure['key']}-{evaluation['id']}",
+            figure,
+            key=key,
+            filename=name,
             selected=address.index("arm"),
             on_point=lambda arm: address.put(arm=arm),
         )
+        ui.share(f"/evaluations/{evaluation['id']}", {}, key=f"share-{measure['key']}", figure=(figure, name), plot=key)
 
 
 def _left_out(measure: Json) -> None:

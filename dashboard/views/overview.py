@@ -71,6 +71,13 @@ def _newest(api: Api, analysis: Json) -> None:
             if cell:
                 layer = risk["sites"][cell["row"]]["layer"]
                 address.go("analysis", id=analysis["id"], layer=layer, expert=cell["expert"])
+            ui.share(
+                f"/analyses/{analysis['id']}/risk-diff",
+                {"scope": risk["scope"], "pool": "mean"},
+                key="share-newest",
+                save={form: f"risk-diff-{analysis['id']}.{form}" for form in ("csv", "parquet")},
+                plot=f"newest:{analysis['id']}",
+            )
         ui.colour_key()
     with right:
         address.link(ui.plain(analysis["name"]), "analysis", icon=":material/arrow_forward:", id=analysis["id"])

@@ -100,7 +100,13 @@ def _curve_and_step(api: Api, training: Json, steps: list[Json]) -> None:
     _strip(training, steps)
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         curve = ui.choice("Show", "curve", CURVES)
-        ui.share(f"/trainings/{training['id']}/steps", {"limit": 500}, key="share-steps")
+        ui.share(
+            f"/trainings/{training['id']}/steps",
+            {"limit": 500},
+            key="share-steps",
+            save={form: f"steps-{training['id']}.{form}" for form in ("csv", "parquet")},
+            plot=f"{curve}:{training['id']}",
+        )
     picked = address.index("step")
 
     def pick(step: int) -> None:

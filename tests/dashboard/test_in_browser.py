@@ -56,6 +56,7 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
     contexts = []
     foreign: list[str] = []
     broken: list[str] = []
+    absent: list[str] = []
 
     def opened(path: str, *, dark: bool = False, width: int = 1280) -> Page:
         scheme = "dark" if dark else "light"
@@ -64,6 +65,7 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
         let_in(context, address, TOKEN)
         page = context.new_page()
         page.on("request", lambda r: None if _is_local(r.url) else foreign.append(r.url))
+        page.on("response", lambda r: absent.append(f"{r.status} {r.url}") if r.status >= 400 else None)
         page.on("pageerror", lambda e: broken.append(str(e)))
         page.goto(address + path)
         expect(page.locator(".rp-head, .rp-card").first).to_be_visible(timeout=30_000)
@@ -74,6 +76,7 @@ def visit(browser: Browser, address: str) -> Iterator[Callable[..., Page]]:
         context.close()
     assert foreign == []
     assert broken == []
+    assert absent == []
 
 
 def _is_local(url: str) -> bool:

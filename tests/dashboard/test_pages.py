@@ -8,7 +8,7 @@ from backend.store import tables as t
 from backend.store.engine import shared_engine, writing
 from tests.dashboard.backdrop import Backdrop
 from tests.dashboard.conftest import VIEWS, Open
-from tests.dashboard.reading import heatmaps, plots, tables, words
+from tests.dashboard.reading import components, heatmaps, plots, tables, words
 
 Ids = dict[str, str]
 
@@ -319,9 +319,10 @@ def test_copied_links_and_calls_never_hold_the_token(backdrop: Backdrop, ids: Id
     from tests.dashboard.backdrop import TOKEN
 
     at = open_page(backdrop.url, "/analysis", id=ids["analysis"])
-    codes = [c.value for c in at.code]
-    assert any("curl" in c and "$ROUTEPRINT_TOKEN" in c for c in codes)
-    assert not any(TOKEN in c for c in codes)
+    copied = [text for offered in components(at, "routeprint_share") for _, text in offered["texts"]]
+    assert any(text.startswith("export") and "$ROUTEPRINT_TOKEN" in text for text in copied)
+    assert any("import httpx" in text and "ROUTEPRINT_TOKEN" in text for text in copied)
+    assert not any(TOKEN in text for text in copied)
 
 
 def test_the_whole_chain_is_verified_from_the_page_and_a_break_is_named(empty: Backdrop, open_page: Open) -> None:
