@@ -269,7 +269,8 @@ def share(
     """Offer the view's link, the call behind it as curl and Python, and downloads. None of them holds the token.
 
     save: {format: file name}, each fetched when clicked; figure: whose numbers are offered, with the name of the files,
-    where the API gives no table; plot: key of the figure on the page, whose picture is offered; body: JSON, where the call is a POST.
+    where the API gives no table; plot: key of the figure on the page, whose picture is offered; body: JSON, where the
+    call is a POST.
     """
     here = api()
     files: sharing.Files = {
