@@ -26,8 +26,14 @@ from transformers import (
 from backend.domain.canonical import digest, sha256_hex
 from backend.domain.errors import InvalidInput, NotFound, NotSupported
 from backend.domain.vocabulary import Site
+from worker.folders import check_inside, hub_name, read_config_bytes
+from worker.limits import LimitReached, limited
 from worker.prompts import template_digest, tokenizer_digest
 from worker.sites import MoeSite, find_sites, unread_blocks
+from worker.templates import check_template
+
+SCAN_SECONDS, SCAN_MEMORY = 120.0, 4 * 2**30
+"""What building a skeleton may take; the largest models take some seconds."""
 
 DTYPES = {
     "auto": "auto",
@@ -88,33 +94,43 @@ def scan_models(models_dir: Path, *, digest_file: Callable[[Path], str] | None =
     for folder in sorted(found):
         id_ = folder.relative_to(models_dir).as_posix()
         if not any(part.startswith(".") for part in id_.split("/")):
-            yield inspect_model(folder, model_id=id_, digest_file=digest_file)
+            yield inspect_model(folder, model_id=id_, models_dir=models_dir, digest_file=digest_file)
 
 
 def inspect_model(
-    path: Path, *, model_id: str | None = None, digest_file: Callable[[Path], str] | None = None
+    path: Path,
+    *,
+    model_id: str | None = None,
+    models_dir: Path | None = None,
+    digest_file: Callable[[Path], str] | None = None,
 ) -> ScannedModel:
     """Judge the model in a folder from its configuration, never loading its weights.
 
-    digest_file: gives the SHA-256 of a file; a caller that scans often passes one that remembers. Raises NotFound
-    where the folder holds no config.json; everything else comes back as `supported=False` with the reason.
+    models_dir: what the folder and its files must not lead out of (default: the folder). digest_file: gives the SHA-256
+    of a file; a caller that scans often passes one that remembers. Raises NotFound where the folder holds no
+    config.json; everything else comes back as `supported=False` with the reason.
     """
     if not (path / "config.json").is_file():
         raise NotFound("model with a config.json in", str(path))
-    content = (path / "config.json").read_bytes()
-    architecture, sites, n_parameters = "unknown", tuple[Site, ...](), None
+    content, architecture, sites, n_parameters = b"", "unknown", tuple[Site, ...](), None  # no content: none was read
     tokenizer, reason = None, None
     try:
+        check_inside(path, models_dir or path)
+        content = read_config_bytes(path)
         architecture = _declared_architecture(content)
         config = read_config(path)
         architecture = _architecture(config)
-        skeleton = build_skeleton(config)
-        n_parameters = parameter_count(skeleton)
-        sites = tuple(site.spec for site in usable_sites(skeleton))
+        with limited(SCAN_SECONDS, SCAN_MEMORY):
+            skeleton = build_skeleton(config)
+            n_parameters = parameter_count(skeleton)
+            sites = tuple(site.spec for site in usable_sites(skeleton))
         tokenizer = load_tokenizer(path)
+        check_template(tokenizer)
         _check_weight_files(path)
     except (NotSupported, InvalidInput) as error:
         reason = str(error)
+    except LimitReached as error:
+        reason = f"{architecture} was given up: building its skeleton used {error}."
     return ScannedModel(
         id=model_id or path.name,
         path=path,
@@ -124,7 +140,7 @@ def inspect_model(
         sites=sites,
         n_parameters=n_parameters,
         config_digest=_config_digest(content),
-        weights_digest=weights_digest(path, digest_file),
+        weights_digest=weights_digest(path, digest_file) if content else None,
         tokenizer_digest=tokenizer_digest(tokenizer, path) if tokenizer else None,
         template_digest=template_digest(tokenizer) if tokenizer else None,
     )
@@ -258,7 +274,7 @@ def model_source(path: Path | str, allow_hub: bool) -> tuple[str, bool]:
     if text.startswith("hub:"):
         if not allow_hub:
             raise NotSupported(f"{text} lies on the hub, which the settings do not allow (ROUTEPRINT_ALLOW_HUB).")
-        return text.removeprefix("hub:"), False
+        return hub_name(text.removeprefix("hub:")), False
     if not (Path(text) / "config.json").is_file():
         raise NotFound("model with a config.json in", text)
     return text, True

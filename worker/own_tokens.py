@@ -8,7 +8,7 @@ something else with them is refused by name. After: Routing, domain.md, Data 3. 
 
 import copy
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from backend.domain.errors import InvalidInput
+from worker.templates import render
 
 Chat = list[dict[str, str]]
 Span = tuple[int, int]
@@ -34,14 +35,10 @@ def own_tokens(
     chat: as the template gets it; own: the end of each message's content that is its own ("" for none). A token that
     straddles own words and template counts as own. Raises InvalidInput where this cannot be told for certain.
     """
-
-    def render(messages: Chat) -> str:
-        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
-
-    text = render(chat)
+    text = render(tokenizer, chat)
     tokens = _spans_of_tokens(tokenizer, text, ids)
     inside = np.zeros(len(text) + 1, dtype=np.int64)
-    for start, stop in own_spans(render, text, chat, own):
+    for start, stop in own_spans(partial(render, tokenizer), text, chat, own):
         inside[start + 1 : stop + 1] = 1
     before = np.cumsum(inside)  # [character]: how many of the text's first characters are own
     starts, stops = tokens[:, 0], tokens[:, 1]

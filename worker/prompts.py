@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2.exceptions import TemplateError
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -20,6 +19,7 @@ from backend.domain.canonical import digest
 from backend.domain.errors import InvalidInput
 from backend.domain.prompts import Message
 from worker.own_tokens import own_tokens
+from worker.templates import render
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,15 +122,11 @@ def _own_words(messages: Sequence[Message], chat: Sequence[dict[str, str]]) -> l
 
 
 def _apply_template(tokenizer: PreTrainedTokenizerBase, chat: list[dict[str, str]]) -> list[int]:
-    try:
-        encoded = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
-    except (TemplateError, TypeError, ValueError) as error:
-        roles = ", ".join(m["role"] for m in chat)
-        raise InvalidInput(
-            f"The model's chat template refuses a prompt with the roles {roles}: {error}. "
-            "Leave the system prompt away or change the messages.",
-            ("messages",),
-        ) from error
+    """As apply_chat_template does it, but with the text in hand between its two halves, and the first one limited."""
+    text = render(tokenizer, chat)
+    if type(tokenizer).apply_chat_template is PreTrainedTokenizerBase.apply_chat_template:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    encoded = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=True)
     assert isinstance(encoded, Mapping)
     return list(encoded["input_ids"])
 
