@@ -13,6 +13,7 @@ from backend.domain.vocabulary import Label
 from worker.examples import SampleKey
 from worker.runs import StepRecord
 from worker.sampling import BatchPreservingSampler, batch_order
+from worker.seen import Seen
 from worker.steps import StepFacts
 from worker.trainers import ExpertMaskingTrainer
 from worker.witness import (
@@ -47,7 +48,7 @@ class BatchMonitoringTrainer(ExpertMaskingTrainer):
         hash_prompt = hash_prompt or ids_digest
         rows: Any = self.train_dataset
         self.expected = dict(expected_from_rows(rows, hash_prompt) if expected is None else expected)
-        self.on_step = on_step
+        self.on_step, self.seen = on_step, Seen()
         assert self.model is not None
         self.witness = ForwardWitness(self.model, hash_prompt)
 
@@ -86,7 +87,13 @@ class BatchMonitoringTrainer(ExpertMaskingTrainer):
 
     def finish_step(self, facts: StepFacts) -> None:
         """Report the step."""
-        self.on_step(self._record(facts))
+        record = self._record(facts)
+        self.seen.add(record)
+        self.on_step(record)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        self.checkpoint_facts = {**self.checkpoint_facts, "seen": self.seen.write()}
+        super()._save_checkpoint(model, trial)
 
     def schedule(self, epoch: int) -> list[int]:
         """Return the batch_idx of every step of an epoch: from the analysis, the seed and the epoch alone."""

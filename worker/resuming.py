@@ -10,6 +10,7 @@ from backend.domain.errors import Conflict
 from worker.checkpoints import Manifest
 from worker.monitoring import BatchMonitoringTrainer
 from worker.runs import StepSink
+from worker.seen import Seen
 
 
 def go_on(trainer: BatchMonitoringTrainer, checkpoint: Manifest, sink: StepSink) -> None:
@@ -18,6 +19,8 @@ def go_on(trainer: BatchMonitoringTrainer, checkpoint: Manifest, sink: StepSink)
     With the same number, the micro-batch is the one that fitted into memory; with another one, the shares are others.
     """
     step, before = checkpoint.facts["step"], checkpoint.facts.get("world_size", 1)
+    if "seen" in checkpoint.facts:
+        trainer.seen = Seen.read(checkpoint.facts["seen"])
     now = trainer.ranks.size
     if now == before:
         if "micro_batch" in checkpoint.facts:

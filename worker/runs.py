@@ -12,6 +12,7 @@ from backend.domain.errors import InvalidInput, RouteprintError
 from backend.domain.vocabulary import Expert
 from worker.examples import TrainBatch
 from worker.masking import ExpertChoice, Learn
+from worker.origin import Origin
 
 ROUTINGS = ("free", "masked")
 SCHEDULES = ("constant", "linear")
@@ -72,6 +73,7 @@ class TrainingRun:
     dtype: str = "auto"
     device: str = "cpu"
     allow_hub: bool = False
+    origin: Origin | None = None
 
     @property
     def choice(self) -> ExpertChoice:

@@ -19,6 +19,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.provenance import prompt_digest
+from worker.card import write_card
 from worker.checkpoints import MANIFEST, locked, newest_checkpoint, publish, read_manifest, staging, tidy
 from worker.examples import BatchCollator, ExampleRows
 from worker.masked_routing import MaskedRouting, RoutingReport
@@ -28,6 +29,7 @@ from worker.prompts import pad_id
 from worker.ranks import Ranks
 from worker.resuming import go_on, say_differences
 from worker.runs import NoSink, StepRecord, StepSink, TrainingDiverged, TrainingResult, TrainingRun
+from worker.seen import Seen
 from worker.sharding import shard, whole_state
 from worker.trainers import ExpertMaskingTrainer
 from worker.witness import ExpectedBatch
@@ -103,7 +105,7 @@ def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ran
         return TrainingResult(model_dir=None, manifest_sha256=None, n_steps=n_steps, **ends)
     facts = {"step": n_steps, "run": run.digest, "versions": _versions(), **_layers(report)}
     state = whole_state(loaded.model) if trainer.sharded else None
-    sha256 = ranks.share(save_model(run, loaded, facts, state) if ranks.first else None)
+    sha256 = ranks.share(save_model(run, loaded, trainer.seen, facts, state) if ranks.first else None)
     return TrainingResult(model_dir=run.out_dir / MODEL, manifest_sha256=sha256, n_steps=n_steps, **ends)
 
 
@@ -148,7 +150,8 @@ def build_trainer(
         on_step=sink.record_step,
         on_note=sink.note,
     )
-    trainer.checkpoint_extras = lambda folder: save_tokenizer(run, loaded, folder)
+    layers = _layers(routing_report(run, trainer.masked_routing))
+    trainer.checkpoint_extras = lambda folder: save_beside(run, loaded, trainer.seen, {**facts, **layers}, folder)
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -194,16 +197,22 @@ class _StopWhenAsked(TrainerCallback):
 
 
 def save_model(
-    run: TrainingRun, loaded: LoadedModel, facts: Mapping[str, Any], state: Mapping[str, Any] | None = None
+    run: TrainingRun, loaded: LoadedModel, seen: Seen, facts: Mapping[str, Any], state: Mapping[str, Any] | None = None
 ) -> str:
-    """Save the trained model with its tokenizer, for stock `from_pretrained`; return its manifest's SHA-256.
+    """Save the trained model with tokenizer and card, for stock `from_pretrained`; return its manifest's SHA-256.
 
     state: its weights, where the model itself holds parts of them only.
     """
     folder = staging(run.out_dir, MODEL)
     loaded.model.save_pretrained(folder, state_dict=None if state is None else dict(state))
-    save_tokenizer(run, loaded, folder)
+    save_beside(run, loaded, seen, facts, folder)
     return publish(folder, run.out_dir / MODEL, {"kind": "model", **facts})
+
+
+def save_beside(run: TrainingRun, loaded: LoadedModel, seen: Seen, facts: Mapping[str, Any], folder: Path) -> None:
+    """Save what belongs beside weights: the tokenizer, and the model card."""
+    save_tokenizer(run, loaded, folder)
+    write_card(folder, run, seen, facts)
 
 
 def save_tokenizer(run: TrainingRun, loaded: LoadedModel, folder: Path) -> None:

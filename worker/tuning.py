@@ -25,6 +25,7 @@ from worker.launching import count_processes, launch, own_device
 from worker.measuring import check_model, prompt_rows, still_wanted
 from worker.micro_batches import give_memory_back
 from worker.models import LoadedModel, inspect_model, load_model
+from worker.origin import origin_of
 from worker.prompts import answer_is_cut, decode_answer, encode_answer
 from worker.runs import TrainingResult, TrainingRun
 from worker.scanning import choose_device, environment, model_row
@@ -244,6 +245,8 @@ def _run(
     model_path: str,
 ) -> TrainingRun:
     answers = {(e.batch_idx, e.in_batch_idx): e for e in _examples(engine, training.id)}
+    with reading(engine) as session:
+        origin = origin_of(session, training.id)
     return TrainingRun(
         model_path=model_path,
         batches=tuple(_batch(engine, analysis.id, batch, answers) for batch in plan.batches),
@@ -254,6 +257,7 @@ def _run(
         dtype=analysis.params["dtype"],
         device=own_device(choose_device(settings)),
         allow_hub=settings.allow_hub,
+        origin=origin,
         micro_batch_size=training.params.get("micro_batch_size"),
         shard_weights=training.params.get("shard_weights", False),
         **{name: training.params[name] for name in RUN_PARAMS},

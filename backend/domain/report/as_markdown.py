@@ -27,7 +27,7 @@ from backend.domain.report.document import (
 from backend.domain.report.png import data_uri, png
 from backend.domain.report.raster import palette, whole_heatmap, whole_strip
 
-_SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!]|(?<![^\W_])_|_(?![^\W_])|(?<=\w):(?=//)|(?<=www)\.|(?<=WWW)\.")
+_SPECIAL = re.compile(r"[\\`*\[\]<>|~$&!]|(?<![^\W_])_|_(?![^\W_])|(?<=\w):(?=//)|(?<=www)\.|(?<=WWW)\.|#(?=#*\s*$)")
 _AT_START = re.compile(r"^(\s*)([#+\-=>]|\d+(?=[.)](?:\s|$)))")
 _BACKTICKS = re.compile("`+")
 
