@@ -30,6 +30,7 @@ from backend.api import (
     risk_tables,
     statistics,
     system,
+    trained_batches,
     trainings,
 )
 from backend.api.edge import Edge
@@ -66,6 +67,7 @@ _NOUNS = (
     risk_tables,
     comparisons,
     trainings,
+    trained_batches,
     evaluations,
     jobs,
 )

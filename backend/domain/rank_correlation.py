@@ -1,6 +1,7 @@
 """Rank correlations with ties, in n log n steps: Spearman's rho, and Kendall's tau-b.
 
-Not covered: p-values (experts of one layer are not independent, so a textbook p would be wrong).
+Not covered: p-values (experts of one layer are not independent, so a textbook p would be wrong). For batches see
+explanation/association.py.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ def spearman(x: Vector, y: Vector) -> float | None:
     """Return the correlation of the ranks (ties share their mean rank); None below two values or for a constant."""
     if len(x) < 2 or not (np.ptp(x) and np.ptp(y)):
         return None
-    one, other = _ranks(x), _ranks(y)
+    one, other = ranks(x), ranks(y)
     one, other = one - one.mean(), other - other.mean()
     return float(np.clip(np.dot(one, other) / np.sqrt(np.dot(one, one) * np.dot(other, other)), -1, 1))
 
@@ -35,11 +36,12 @@ def kendall(x: Vector, y: Vector) -> float | None:
     return float(agreement / np.sqrt(float(pairs - tied_x) * float(pairs - tied_y)))
 
 
-def _ranks(values: Vector) -> NDArray[np.float64]:
+def ranks(values: Vector) -> NDArray[np.float64]:
+    """Return the ranks from 1; ties share their mean rank. Values must be finite."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[place]
-    return ranks
+    ranked: NDArray[np.float64] = (last - (counts - 1) / 2)[place]
+    return ranked
 
 
 def _tied(codes: Vector) -> int:

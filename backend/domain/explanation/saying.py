@@ -1,0 +1,74 @@
+"""What an explanation allows to be said, in sentences that a page, an API answer and a report share."""
+
+from backend.domain.explanation.explain import ALPHA, Explanation, Figure, Verdict
+from backend.domain.explanation.features import BY_KEY
+from backend.domain.explanation.outliers import FEWEST
+
+_OUTCOMES = {
+    "fall": "The fall of a batch is its loss at its first visit less its loss at its last, over the complete epochs. A "
+    "loss is recorded before its step's update: the first is the model's before it learned from the batch (but after "
+    "it learned from the batches before it), and the loss after the last update is not known.",
+    "loss": "One epoch is complete, so no batch was visited twice and there is no fall. Looked at instead is the loss "
+    "at the first visit, before the model learned from the batch: which batches were hard, not which did well.",
+}
+_MEAN = (
+    "A batch that starts with a high loss falls further by itself, and what makes a first loss high goes with the fall "
+    "for that reason alone (regression to the mean). So the first loss and the steps of both visits are taken out "
+    "before anything is called a relation."
+)
+_NOT_A_CAUSE = (
+    "A relation is not a cause: features go together, and batches were not dealt to be strong or weak in one. To see "
+    "whether a feature matters, train on batches that differ in it alone."
+)
+
+
+def sentences(found: Explanation) -> list[str]:
+    """Return what can be said of a run, the definition first."""
+    said = [_OUTCOMES[found.outcome]]
+    if found.reason:
+        return [*said, found.reason]
+    said += [_MEAN] if found.outcome == "fall" else []
+    of_kind = {verdict: [f for f in found.figures if f.verdict is verdict] for verdict in Verdict}
+    said += [_finding(figure, found.outcome) for figure in of_kind[Verdict.BEYOND]]
+    if not of_kind[Verdict.BEYOND]:
+        said.append(
+            f"No feature goes with the {found.outcome} beyond what is taken out. That is no proof that none does: "
+            f"among {len(found.batches)} batches only strong relations show."
+        )
+    if of_kind[Verdict.GONE]:
+        names = ", ".join(BY_KEY[figure.key].name for figure in of_kind[Verdict.GONE])
+        said.append(f"Only until that is taken out, and therefore no finding: {names}.")
+    return [*said, _unusual(found), _NOT_A_CAUSE]
+
+
+def _finding(figure: Figure, outcome: str) -> str:
+    way = "more" if figure.rho_beyond > 0 else "less"
+    did = f"fell {way}" if outcome == "fall" else f"had {way} loss"
+    taken_out = "first loss and place in the run" if outcome == "fall" else "place in the run"
+    return (
+        f"Batches with more of “{BY_KEY[figure.key].name}” {did} than their {taken_out} foretell (rank correlation "
+        f"{figure.rho_beyond:+.2f}, p over all features {figure.p_family_beyond:.2g})."
+    )
+
+
+def _unusual(found: Explanation) -> str:
+    assert found.rests is not None
+    if len(found.batches) < FEWEST:
+        return f"Among fewer than {FEWEST} batches none is called unusual: any fit would follow each of them."
+    named = found.batches[found.rests.unusual].tolist()
+    if not named:
+        return "No batch is far from what its first loss and place in the run foretell."
+    shown = ", ".join(map(str, named[:10])) + (", …" if len(named) > 10 else "")
+    return f"Far from what its first loss and place in the run foretell: batch {shown}. This is a rule, not a test."
+
+
+VERDICTS = {
+    Verdict.BEYOND: f"goes with it beyond the controls (p over all features at most {ALPHA:g})",
+    Verdict.GONE: "goes with it only until the controls are taken out: no finding",
+    Verdict.NONE: "nothing shown, which is no proof of nothing",
+    Verdict.CONTROL: "control: taken out of the others",
+    Verdict.CONSTANT: "the same in every batch",
+    Verdict.ALIASED: "cannot be told from the controls",
+    Verdict.ABSENT: "not known of enough batches",
+}
+"""What each verdict means."""
