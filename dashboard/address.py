@@ -23,6 +23,13 @@ def text(name: str) -> str | None:
     return value if value and len(value) <= 80 and value.isprintable() and "/" not in value else None
 
 
+def ids(name: str, most: int) -> list[str]:
+    """Return the different ids that the address lists, separated by dots: ?of=an_1.an_2; at most `most`."""
+    asked = st.query_params.get(name, "")[:2000].split(".")
+    good = dict.fromkeys(one for one in asked if one.isascii() and one.isidentifier() and len(one) <= 80)
+    return list(good)[:most]
+
+
 def cursor() -> str | None:
     """Return the place in a paged list that the address names; whether it exists, the API knows."""
     value = st.query_params.get("after", "")

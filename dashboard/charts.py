@@ -187,9 +187,17 @@ def cells_of(experts: Sequence[Sequence[int]], sites: Sequence[Json]) -> tuple[t
     return tuple((row, int(expert)) for layer, expert in experts for row in rows.get(int(layer), ()))
 
 
+def chosen_cell(layer: int | None, expert: int | None, sites: Sequence[Json]) -> tuple[int, int] | None:
+    """Return (row, expert) of an address that may name no cell of this model."""
+    if layer is None or expert is None:
+        return None
+    cells = cells_of([(layer, expert)], sites)
+    return cells[0] if cells and expert < sites[cells[0][0]]["n_experts"] else None
+
+
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """One line or cloud of points. role: all, safe, unsafe, accent, quiet, floor; mode: as in
+    """One line or cloud of points. role: all, safe, unsafe, accent, quiet, floor, series0 to series7; mode: as in
     Plotly, or `band`: a grey box per point; refs: where each point leads."""
 
     x: list[float]

@@ -151,7 +151,7 @@ class Api:
         headers: Mapping[str, str] | None = None,
         **more: Any,
     ) -> httpx.Response:
-        asked = {k: as_text(v) for k, v in (params or {}).items() if v is not None}
+        asked = {k: as_sent(v) for k, v in (params or {}).items() if v is not None}
         sent = dict(headers or {}) | ({"Authorization": f"Bearer {self.token}"} if self.token else {})
         try:
             answer = _pool(self.base_url).request(method, PREFIX + path, params=asked, headers=sent, **more)
@@ -164,8 +164,10 @@ class Api:
         raise _refused(answer)
 
 
-def as_text(value: object) -> str:
-    """Return a parameter as the API reads it."""
+def as_sent(value: object) -> str | list[str]:
+    """Return a parameter as the API reads it; a list is sent once for each of its values."""
+    if isinstance(value, (list, tuple)):
+        return [str(one) for one in value]
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

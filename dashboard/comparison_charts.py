@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from dashboard import words
 from dashboard.charts import Heat, Lines, Matrix, Trace, site_labels
 from dashboard.client import Json
@@ -15,10 +17,12 @@ def side_heat(values: Matrix, sites: Sequence[Json], vmax: float, what: str, mar
     return Heat(z=values, labels=site_labels(sites), vmax=vmax, label=label, marks=marks)
 
 
-def difference_map(values: Matrix, sites: Sequence[Json], vmax: float, marks: Marks) -> Heat:
-    """Return the map of b − a, on the sides' own scale."""
-    label = f"b minus a: heatmap of {len(sites)} layers by {values.shape[1]} experts. Arrow keys walk the cells."
-    return Heat(z=values, labels=site_labels(sites), vmax=vmax, label=label, unit="b − a", marks=marks)
+def difference_map(
+    values: Matrix, sites: Sequence[Json], vmax: float, marks: Marks, *, what: str = "b minus a", unit: str = "b − a"
+) -> Heat:
+    """Return the map of a difference, on the sides' own scale."""
+    label = f"{what}: heatmap of {len(sites)} layers by {values.shape[1]} experts. Arrow keys walk the cells."
+    return Heat(z=values, labels=site_labels(sites), vmax=vmax, label=label, unit=unit, marks=marks)
 
 
 def drift_per_layer(layers: Sequence[Json], intervals: Sequence[Json | None], labels: Sequence[str]) -> Lines:
@@ -50,3 +54,31 @@ def drift_per_layer(layers: Sequence[Json], intervals: Sequence[Json | None], la
         height=300,
         from_zero=True,
     )
+
+
+def drift_from_first(found: Json) -> Lines:
+    """Drift per layer of every other side from the first: one line each."""
+    first, sites = found["risk_diff"][0], found["sites"]
+    numbers = [float(site["layer"]) for site in sites]
+    x = numbers if len(set(numbers)) == len(numbers) else [float(place) for place in range(len(sites))]
+    labels = site_labels(sites)
+    traces = []
+    for number, (side, own) in enumerate(zip(found["sides"][1:], found["risk_diff"][1:], strict=True), 1):
+        moved = [root_mean_square(row) for row in own - first]
+        name = f"{number + 1}: {side['name']}"
+        hover = [f"{name}<br>layer {labels[i]}<br>drift {words.number(value, 4)}" for i, value in enumerate(moved)]
+        traces.append(Trace(x, moved, f"series{number}", name, "lines+markers", hover, size=6))
+    return Lines(
+        traces=tuple(traces),
+        x_title="MoE layer",
+        y_title="drift from the first (RMS)",
+        label="Drift of risk_diff from the first side, per layer",
+        height=300,
+        from_zero=True,
+    )
+
+
+def root_mean_square(values: Matrix) -> float | None:
+    """Return the RMS of what is there; None where nothing is."""
+    own = values[np.isfinite(values)]
+    return float(np.sqrt(np.mean(own.astype(np.float64) ** 2))) if own.size else None

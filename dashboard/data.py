@@ -1,5 +1,6 @@
 """Reading with a memory: what cannot change any more is fetched once. Arrays live here, never in the session."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,18 @@ def _compared(base_url: str, token: str, a: str, b: str, scope: str | None, pool
 def compared(api: Api, a: str, b: str, scope: str | None, pool: str | None) -> Json:
     """Return the comparison of two sides, which never change once they are finished, matrices as float32."""
     return _compared(api.base_url, api.token, a, b, scope, pool)
+
+
+@st.cache_data(max_entries=16, show_spinner=False, ttl=3600)
+def _side_by_side(base_url: str, token: str, sides: tuple[str, ...], scope: str | None, pool: str | None) -> Json:
+    answer = Api(base_url, token).get("/side-by-side", side=sides, scope=scope, pool=pool)
+    answer["risk_diff"] = [matrix(own) for own in answer["risk_diff"]]
+    return dict(answer)
+
+
+def side_by_side(api: Api, sides: Sequence[str], scope: str | None, pool: str | None) -> Json:
+    """Return several finished sides, which never change, with risk_diff as float32 [site, expert] of each."""
+    return _side_by_side(api.base_url, api.token, tuple(sides), scope, pool)
 
 
 @st.cache_data(max_entries=32, show_spinner=False, ttl=3600)

@@ -19,7 +19,7 @@ import streamlit as st
 
 from dashboard.assets import read
 from dashboard.charts import Heat, Lines
-from dashboard.client import PREFIX, Json, as_text
+from dashboard.client import PREFIX, Json, as_sent
 
 Columns = Mapping[str, list[Any]]
 Files = Mapping[str, tuple[str, Callable[[], bytes]]]
@@ -46,7 +46,7 @@ class Call:
     @property
     def url(self) -> str:
         """The whole address; parameters that are None are left out."""
-        query = urlencode({k: as_text(v) for k, v in self.params.items() if v is not None})
+        query = urlencode({k: as_sent(v) for k, v in self.params.items() if v is not None}, doseq=True)
         return f"{self.base_url}{PREFIX}{self.path}{f'?{query}' if query else ''}"
 
     def curl(self) -> str:

@@ -58,11 +58,21 @@ def _there(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: id, where it leads (or None), its cells by column key."""
+    """One row: id, where it leads (or None), its cells by column key. tick: whether it can be ticked."""
 
     id: str
     href: str | None
     cells: dict[str, Json]
+    tick: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """Rows that were ticked, by id, on this page of a list and on others. run: a new number clears the browser's."""
+
+    ids: tuple[str, ...]
+    run: int
+    changed: Callable[[list[str]], None]
 
 
 def table(
@@ -76,10 +86,12 @@ def table(
     on_open: Callable[[str], None] | None = None,
     sort: str | None = None,
     on_sort: Callable[[str], None] | None = None,
+    ticks: Ticks | None = None,
 ) -> str | None:
     """Show the table; return the id of the row that was just opened (on_open is called with it before the rerun).
 
-    sort, on_sort: the rows come in this order from the server, and a click on a head asks for another.
+    sort, on_sort: the rows come in this order from the server, and a click on a head asks for another. ticks: gives
+    every row a checkbox.
     """
 
     def opened() -> None:
@@ -92,7 +104,12 @@ def table(
         if order and on_sort:
             on_sort(str(order))
 
+    def ticked() -> None:
+        if ticks:
+            ticks.changed([str(id_) for id_ in st.session_state[key].ticked or ()])
+
     data = {
+        "ticks": {"ids": list(ticks.ids), "run": ticks.run} if ticks else None,
         "sort": sort,
         "columns": [asdict(c) for c in columns],
         "rows": [asdict(r) for r in rows],
@@ -100,5 +117,5 @@ def table(
         "sel": selected,
         "height": height,
     }
-    result = _component(key=key, data=data, on_open_change=opened, on_sort_change=sorted_)
+    result = _component(key=key, data=data, on_open_change=opened, on_sort_change=sorted_, on_ticked_change=ticked)
     return result.open  # type: ignore[no-any-return]

@@ -13,7 +13,7 @@ from backend.api.idempotency import IdempotencyKey, Made, json_answer, once
 from backend.api.pagination import Paged, listing
 from backend.api.planning import planned
 from backend.api.schemas.analyses import AnalysisCreate, AnalysisOut, DryRunOut, PlanOut
-from backend.api.schemas.common import Listing, RunnablePatch, Status, VerificationOut
+from backend.api.schemas.common import Clean, Listing, RunnablePatch, Status, VerificationOut
 from backend.domain.errors import InvalidInput
 from backend.domain.plan import PlanSettings, Strategy
 from backend.domain.vocabulary import Scope
@@ -144,6 +144,7 @@ def get_all(
     page: Paged,
     status: Status | None = None,
     q: edge_runs.Search = None,
+    model: Annotated[str | None, Query(max_length=300, description="Only analyses of this model."), Clean] = None,
     sort: edge_runs.RunSort = "-created_at",
     deleted: edge_runs.Deleted = False,
 ) -> Listing[AnalysisOut]:
@@ -158,6 +159,7 @@ def get_all(
             after=page.after(str, str),
             limit=page.limit,
             sort=sort,
+            model_id=model,
         )
         shown = Page(show_all(session, found.items), found.next_key)
     return listing(shown, lambda one: one)

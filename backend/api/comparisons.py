@@ -146,14 +146,19 @@ def get_all(
     return listing(shown, lambda one: one)
 
 
-@router.get("/{comparison_id}", response_model=ComparisonDetailOut)
-def get_one(here: Here, comparison_id: PathId) -> Response:
+@router.get("/{comparison_id}", response_model=ComparisonDetailOut | ComparisonOut)
+def get_one(
+    here: Here,
+    comparison_id: PathId,
+    matrices: Annotated[bool, Query(description="false: leave them out, for following the status.")] = True,
+) -> Response:
     """Return one with its matrices, deleted or not."""
     with here.reading() as session:
+        if not matrices:
+            return json_response(show(session, comparison_id).model_dump())
         stored = comparisons.with_matrices(session, comparison_id)
-        head = show(session, comparison_id)
-        matrices = stored.matrices
-    return json_response(head.model_dump() | _detail(head.result, matrices))
+        head, own = show(session, comparison_id), stored.matrices
+    return json_response(head.model_dump() | _detail(head.result, own))
 
 
 @router.get("/{comparison_id}/table", response_model=ComparisonDetailOut, responses=FILES)

@@ -3,6 +3,7 @@
 Not covered: the figures themselves (backend/domain/comparison.py), the intervals (worker/comparing.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,9 +53,9 @@ def compare_now(session: Session, side_a: str, side_b: str, scope: str | None, p
 
     Raises NotFound; Conflict where a side is not measured; InvalidInput where the sides do not go together.
     """
-    pool = _pool(side_a, side_b, pool)
-    scope = scope or _common_scope(session, side_a, side_b)
-    a, b = (_load(session, id_, scope, pool, place) for id_, place in ((side_a, "a"), (side_b, "b")))
+    pool = common_pool((side_a, side_b), pool)
+    scope = scope or common_scope(session, (side_a, side_b))
+    a, b = (load(session, id_, scope, pool) for id_ in (side_a, side_b))
     result = compare(a.side, b.side)
     result |= {
         "sides": [a.about, b.about],
@@ -71,30 +72,30 @@ def _is_table(id_: str) -> bool:
     return id_.startswith("rt_")
 
 
-def _pool(side_a: str, side_b: str, pool: str | None) -> str:
-    tables = [id_ for id_ in (side_a, side_b) if _is_table(id_)]
+def common_pool(sides: Sequence[str], pool: str | None) -> str:
+    """Return the pool in which these sides are compared; None: the one that all have. Raises InvalidInput."""
+    tables = [id_ for id_ in sides if _is_table(id_)]
     if tables and pool == Pool.MEAN:
         raise InvalidInput(
-            f"{tables[0]} is a published table, whose rates are over tokens: both sides are compared in pool 'pooled'.",
+            f"{tables[0]} is a published table, whose rates are over tokens: all sides are compared in pool 'pooled'.",
             ("body", "pool"),
         )
     return pool or str(Pool.POOLED if tables else Pool.MEAN)
 
 
-def _common_scope(session: Session, side_a: str, side_b: str) -> str:
-    """Return the first scope that every analysis among the sides counted."""
-    counted = [
-        list(runs.get(session, t.Analysis, id_).params["scopes"]) for id_ in (side_a, side_b) if not _is_table(id_)
-    ]
+def common_scope(session: Session, sides: Sequence[str]) -> str:
+    """Return the first scope that every analysis among the sides counted. Raises NotFound, InvalidInput."""
+    counted = [list(runs.get(session, t.Analysis, id_).params["scopes"]) for id_ in sides if not _is_table(id_)]
     if not counted:
         return "prompt"
     both = [scope for scope in counted[0] if all(scope in own for own in counted)]
     if not both:
-        raise InvalidInput("These two analyses counted no scope in common.", ("body", "scope"))
+        raise InvalidInput("These analyses counted no scope in common.", ("body", "scope"))
     return str(both[0])
 
 
-def _load(session: Session, id_: str, scope: str, pool: str, place: str) -> Loaded:
+def load(session: Session, id_: str, scope: str, pool: str) -> Loaded:
+    """Read one side: an analysis or a published table. Raises NotFound, Conflict, InvalidInput."""
     if _is_table(id_):
         return _load_table(risk_tables.get(session, id_))
     analysis = runs.get_live(session, t.Analysis, id_)

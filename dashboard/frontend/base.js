@@ -11,6 +11,9 @@ function loadPlotly(path) {
   return libs.get(url);
 }
 
+// Lines of runs beside each other: after Okabe and Ito, darker or lighter for their ground; each has a dash of its own, too.
+const series = colors => Object.fromEntries(colors.map((color, i) => [`series${i}`, color]));
+
 function luminance(color) {
   const probe = document.createElement('canvas').getContext('2d');
   probe.fillStyle = color || '#fff';
@@ -30,8 +33,8 @@ function themeOf(element) {
     primary: css('--st-primary-color'), font: css('--st-font'),
     grid: dark ? 'rgba(255,255,255,.09)' : 'rgba(0,0,0,.08)',
     roles: dark
-      ? {all: '#e4e2dc', safe: '#74b0e4', unsafe: '#f08573', accent: '#5cc2bc', quiet: '#7d8791', floor: '#a7adb3'}
-      : {all: '#1d2126', safe: '#2166ac', unsafe: '#b2182b', accent: '#0b6b70', quiet: '#9a968c', floor: '#6f6b62'},
+      ? {all: '#e4e2dc', safe: '#74b0e4', unsafe: '#f08573', accent: '#5cc2bc', quiet: '#7d8791', floor: '#a7adb3', ...series(['#e4e2dc', '#e8a33d', '#74b0e4', '#4fc08d', '#e58fc4', '#d9d36a', '#f0815f', '#9aa4ae'])}
+      : {all: '#1d2126', safe: '#2166ac', unsafe: '#b2182b', accent: '#0b6b70', quiet: '#9a968c', floor: '#6f6b62', ...series(['#1d2126', '#b36a00', '#0072b2', '#007a58', '#a8477f', '#7a7400', '#b8420b', '#6f6b62'])},
     // Diverging, symmetric, safe for colour-blind eyes; the middle is the page's own ground, so nothing glares at night.
     scale: dark
       ? ['#b7dcff', '#7dbaf0', '#4a92d0', '#2f6699', '#24405a', '#232a31', '#5a302c', '#97443a', '#cf604d', '#f08f78', '#ffc9b8']

@@ -1,6 +1,6 @@
 // Lines and points whose marks can be clicked: a loss curve, an expert over batches.
 
-const DASH = {quiet: 'dash', safe: 'dot', unsafe: 'dash'};
+const DASH = {quiet: 'dash', safe: 'dot', unsafe: 'dash', ...Object.fromEntries(['solid', 'dash', 'dot', 'dashdot', 'longdash', 'longdashdot', '8px,3px', '2px,5px'].map((d, i) => [`series${i}`, d]))};
 
 // A noise floor is a grey box per batch, so that a missing one leaves a gap and nothing is drawn between batches.
 function bandOf(t, theme) {

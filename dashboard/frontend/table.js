@@ -58,6 +58,21 @@ function cell(column, value) {
   return td;
 }
 
+// A row's checkbox. What is ticked stays while the list is filtered, ordered and paged; Python clears it by a new `run`.
+function tickCell(S, row, changed) {
+  const td = document.createElement('td'), box = document.createElement('input');
+  td.className = 'rp-tick';
+  box.type = 'checkbox';
+  box.checked = S.ticked.has(row.id);
+  box.disabled = row.tick === false;
+  box.setAttribute('aria-label', `Compare ${Object.values(row.cells)[0]?.t ?? row.id}`);
+  if (box.disabled) td.title = 'Only what has finished can be compared.';
+  td.onclick = event => event.stopPropagation();
+  box.onchange = () => { S.ticked[box.checked ? 'add' : 'delete'](row.id); changed(); };
+  td.append(box);
+  return td;
+}
+
 function ordered(rows, sort) {
   if (!sort) return rows;
   const value = row => row.cells[sort.key]?.v ?? row.cells[sort.key]?.t;
@@ -69,13 +84,23 @@ function ordered(rows, sort) {
   return rows.map((row, i) => [row, i]).sort((a, b) => compare(a[0], b[0]) || a[1] - b[1]).map(pair => pair[0]);
 }
 
-export default function ({data, parentElement, setTriggerValue}) {
+export default function ({data, parentElement, setStateValue, setTriggerValue}) {
   const host = parentElement.querySelector('.rp-table');
   const S = (host.__rp ??= {sort: null});
+  if (data.ticks && S.tickRun !== data.ticks.run) { S.tickRun = data.ticks.run; S.ticked = new Set(data.ticks.ids); }
   const draw = () => {
     const table = document.createElement('table'), head = table.createTHead().insertRow(), body = table.createTBody();
     const caption = table.createCaption();
     caption.textContent = data.label;
+    if (data.ticks) {
+      const th = document.createElement('th'), said = document.createElement('span');
+      said.className = 'rp-unseen';
+      said.textContent = 'Compare';
+      th.scope = 'col';
+      th.className = 'rp-tick';
+      th.append(said);
+      head.append(th);
+    }
     for (const column of data.columns) {
       const th = document.createElement('th');
       th.scope = 'col';
@@ -87,7 +112,8 @@ export default function ({data, parentElement, setTriggerValue}) {
         button.type = 'button';
         button.textContent = column.label + arrow;
         button.disabled = !next;
-        if (next) th.setAttribute('aria-sort', column.sort[place]?.[1] ?? 'none');
+        const way = column.sort[place]?.[1];
+        if (next) th.setAttribute('aria-sort', way === 'by size' ? 'other' : way ?? 'none');
         button.onclick = () => { S.focus = data.columns.indexOf(column); setTriggerValue('sort', next[0]); };
         th.append(button);
         head.append(th);
@@ -104,6 +130,7 @@ export default function ({data, parentElement, setTriggerValue}) {
     for (const row of data.sort != null ? data.rows : ordered(data.rows, S.sort)) {
       const tr = body.insertRow();
       if (row.id === data.sel) { tr.className = 'rp-selected'; tr.setAttribute('aria-current', 'true'); }
+      if (data.ticks) tr.append(tickCell(S, row, () => setStateValue('ticked', [...S.ticked])));
       data.columns.forEach((column, i) => {
         const td = cell(column, row.cells[column.key]);
         if (i === 0 && row.href) {

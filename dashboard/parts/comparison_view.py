@@ -9,7 +9,7 @@ from dashboard import address, charts, comparison_charts, data, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.data import Matrix
 from dashboard.heatmap import heatmap
-from dashboard.parts import comparison_tables, runs
+from dashboard.parts import comparison_tables, keeping, runs
 from dashboard.plot import lines
 
 ROOMS = {"movers": "What moved most", "layers": "Drift per layer", "overlap": "Overlap of the top"}
@@ -31,8 +31,11 @@ def show(api: Api, a: str, b: str) -> None:
     _sides(first, second, a, b)
     kept = _kept(api, found)
     if kept and kept["status"] in words.UNFINISHED:
-        runs.live("comparisons", kept["id"], "steps", runs.seen(kept))
+        runs.live("comparisons", kept["id"], "steps", runs.seen(kept), matrices=False)
     _body(api, a, b)
+    if kept:
+        with st.expander("Record: name, tags, notes, delete"):
+            keeping.show(api, "comparisons", kept)
 
 
 def _found(api: Api, a: str, b: str) -> Json:
@@ -121,19 +124,11 @@ def _figures(found: Json, kept: Json | None) -> None:
         ui.note(intervals["reason"])
 
 
-def _selected(sites: list[Json]) -> tuple[int, int] | None:
-    layer, expert = address.index("layer"), address.index("expert")
-    if layer is None or expert is None:
-        return None
-    cells = charts.cells_of([(layer, expert)], sites)
-    return cells[0] if cells and expert < sites[cells[0][0]]["n_experts"] else None
-
-
 def _maps(api: Api, found: Json, kept: Json | None) -> None:
     sites, vmax = found["sites"], charts.round_up(found["max_abs"])
     trained = found["result"]["trained"]
     marks = charts.cells_of(trained["experts"], sites) if trained and trained["experts"] else ()
-    chosen = _selected(sites)
+    chosen = charts.chosen_cell(address.index("layer"), address.index("expert"), sites)
     first, second = found["result"]["sides"]
 
     def pick(row: int, expert: int) -> None:

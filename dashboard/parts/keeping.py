@@ -1,4 +1,4 @@
-"""Name, notes, deleting with undo: the same for analyses and trainings."""
+"""Name, tags, notes, deleting with undo: the same for every kind of run."""
 
 from html import escape
 
@@ -7,21 +7,25 @@ import streamlit as st
 from dashboard import address, ui
 from dashboard.client import Api, ApiRefused, Json
 
-VIEW = {"analyses": "analysis", "trainings": "training", "evaluations": "evaluation"}
+VIEW = {"analyses": "analysis", "trainings": "training", "evaluations": "evaluation", "comparisons": "compare"}
 _DELETED = "just-deleted"
 
 
 def show(api: Api, kind: str, run: Json) -> None:
-    """Show the form for name and notes, and the way to delete. kind: 'analyses', 'trainings', 'evaluations'."""
-    st.subheader("Name and notes")
+    """Show the form for name, tags and notes, and the way to delete. kind: one of VIEW."""
+    st.subheader("Name, tags and notes")
     with st.form("keeping", border=False):
-        name = st.text_input("Name", run["name"], width=460)
+        with st.container(horizontal=True):
+            name = st.text_input("Name", run["name"], width=460)
+            tags = st.text_input(
+                "Tags", ", ".join(run["tags"]), width=280, placeholder="pilot, seed 0", help="Separated by commas."
+            )
         notes = st.text_area("Notes", run["notes"] or "", width=760, height=90)
         save = st.form_submit_button("Save")
     delete = st.button("Delete", icon=":material/delete:", type="tertiary", help="Can be undone on the list.")
     try:
         if save:
-            api.patch(f"/{kind}/{run['id']}", {"name": name, "notes": notes})
+            api.patch(f"/{kind}/{run['id']}", {"name": name, "tags": tag_list(tags), "notes": notes})
             st.rerun()
         if delete:
             api.delete(f"/{kind}/{run['id']}")
@@ -29,6 +33,11 @@ def show(api: Api, kind: str, run: Json) -> None:
             address.go(VIEW[kind])
     except ApiRefused as error:
         ui.refused(error)
+
+
+def tag_list(text: str) -> list[str]:
+    """'pilot, seed 0,' -> ['pilot', 'seed 0']; each once, in their order."""
+    return list(dict.fromkeys(tag for part in text.split(",") if (tag := " ".join(part.split()))))
 
 
 def offer_undo(api: Api, kind: str) -> None:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import fields, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import pager, runs
+from dashboard.parts import pager, runs, ticking
 
 PER_PAGE = 50
 STATES = {"": "any"} | {status: words.STATUS[status] for status in list(words.STATUS)[:5]}
@@ -15,12 +15,22 @@ ORDER = {"-created_at": "newest first", "created_at": "oldest first", "name": "n
 
 def analyses(api: Api) -> tuple[list[Json], bool]:
     """Show the analyses; return those on the page and whether anything was asked for."""
-    return _list(api, "/analyses", ("analysis", "analyses"), lambda rows: runs.analyses(rows, key="analyses"))
+    return _list(
+        api,
+        "/analyses",
+        ("analysis", "analyses"),
+        lambda rows: runs.analyses(rows, key="analyses", ticks=ticking.ticks("analyses")),
+    )
 
 
 def trainings(api: Api) -> tuple[list[Json], bool]:
     """Show the trainings; return those on the page and whether anything was asked for."""
-    return _list(api, "/trainings", ("training", "trainings"), lambda rows: runs.trainings(rows, key="trainings"))
+    return _list(
+        api,
+        "/trainings",
+        ("training", "trainings"),
+        lambda rows: runs.trainings(rows, key="trainings", ticks=ticking.ticks("trainings")),
+    )
 
 
 def _list(
@@ -30,6 +40,7 @@ def _list(
         query = fields.words("Search", "q", placeholder="name, tag, note or id", resets=("after",), width=320)
         status = fields.select("Status", "status", STATES, resets=("after",), width=150)
         sort = fields.select("Order", "sort", ORDER, resets=("after",), width=170)
+        ticking.bar(path.strip("/"))
     page = pager.fetch(api, path, q=query or None, status=status or None, sort=sort, limit=PER_PAGE)
     if page["items"]:
         draw(page["items"])

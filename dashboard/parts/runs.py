@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import ApiDown, ApiError, ApiRefused, Json
-from dashboard.table import Column, Row, cell, table
+from dashboard.table import Column, Row, Ticks, cell, table
 
 
 def _progress(run: Json) -> Json:
@@ -40,8 +40,8 @@ ANALYSIS_COLUMNS = (
 )
 
 
-def analyses(rows: Sequence[Json], *, key: str) -> None:
-    """Show analyses as a table of links."""
+def analyses(rows: Sequence[Json], *, key: str, ticks: Ticks | None = None) -> None:
+    """Show analyses as a table of links; finished ones can be ticked."""
     made = [
         Row(
             a["id"],
@@ -54,10 +54,11 @@ def analyses(rows: Sequence[Json], *, key: str) -> None:
                 "batches": _progress(a),
                 "created": _when(a["created_at"]),
             },
+            tick=a["status"] == "succeeded",
         )
         for a in rows
     ]
-    opened = table(ANALYSIS_COLUMNS, made, key=key, label="Analyses")
+    opened = table(ANALYSIS_COLUMNS, made, key=key, label="Analyses", ticks=ticks)
     if opened:
         address.go("analysis", id=opened)
 
@@ -91,8 +92,8 @@ def verified_words(training: Json) -> str:
     return f"{words.count(training['n_verified'])} of {words.count(training['n_recorded'])}"
 
 
-def trainings(rows: Sequence[Json], *, key: str) -> None:
-    """Show trainings as a table of links."""
+def trainings(rows: Sequence[Json], *, key: str, ticks: Ticks | None = None) -> None:
+    """Show trainings as a table of links; those with a step can be ticked."""
     made = [
         Row(
             t["id"],
@@ -107,10 +108,11 @@ def trainings(rows: Sequence[Json], *, key: str) -> None:
                 "loss": cell(words.number(t["final_loss"]), t["final_loss"]),
                 "created": _when(t["created_at"]),
             },
+            tick=t["n_recorded"] > 0,
         )
         for t in rows
     ]
-    opened = table(TRAINING_COLUMNS, made, key=key, label="Trainings")
+    opened = table(TRAINING_COLUMNS, made, key=key, label="Trainings", ticks=ticks)
     if opened:
         address.go("training", id=opened)
 
@@ -204,15 +206,16 @@ def progress_line(run: Json, noun: str) -> None:
 
 
 @st.fragment(run_every=1.5)
-def live(kind: str, run_id: str, noun: str, shown: str) -> None:
+def live(kind: str, run_id: str, noun: str, shown: str, **asked: object) -> None:
     """Follow one run: progress, ETA, cancel. Reruns the whole page when more is to be seen than `shown`.
 
-    kind: 'analyses', 'trainings' or 'statistics'; noun: what is counted, empty for a share of the whole.
+    kind: 'analyses', 'trainings' or 'statistics'; noun: what is counted, empty for a share of the whole; asked: what
+    the call asks for, so that following fetches no more than the status.
     Survives a restart of the API: says that it waits, and goes on.
     """
     api = ui.api()
     try:
-        run = api.get(f"/{kind}/{run_id}")
+        run = api.get(f"/{kind}/{run_id}", **asked)
         job = api.get(f"/jobs/{run['job_id']}") if run["status"] == "queued" and run.get("job_id") else {}
     except ApiDown:
         ui.note("The API does not answer; the work itself goes on in the worker. Waiting for it to come back …")

@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import comparison_view, published_tables
+from dashboard.parts import comparison_view, keeping, published_tables, side_by_side_view, ticking, trainings_view
 from dashboard.table import Column, Row, cell, table
 
 KEPT = (
@@ -13,6 +13,7 @@ KEPT = (
     Column("pairing", "Prompts"),
     Column("drift", "Drift (RMS)", "right"),
     Column("pool", "Pool", minor=True),
+    Column("tags", "Tags", minor=True),
     Column("created", "Made", "right", minor=True),
 )
 
@@ -25,7 +26,12 @@ def main() -> None:
         one = api.get(f"/comparisons/{kept}")
         address.put(id=None, a=one["analysis_a"], b=one["analysis_b"], scope=one["scope"], pool=one["pool"])
     a, b = address.text("a"), address.text("b")
-    if a and b:
+    several, trainings = (address.ids(name, ticking.MOST) for name in ("of", "trainings"))
+    if len(several) > 1:
+        side_by_side_view.show(api, several)
+    elif len(trainings) > 1:
+        trainings_view.show(api, trainings)
+    elif a and b:
         comparison_view.show(api, a, b)
     else:
         _choose(api, a)
@@ -37,6 +43,7 @@ def _choose(api: Api, a: str | None) -> None:
         "Compare",
         "The same figures on two models, two prompt sets, or beside a published table: what moved, and where.",
     )
+    keeping.offer_undo(api, "comparisons")
     analyses = list(api.items("/analyses", status="succeeded", most=2000))
     stored = list(api.items("/risk-tables", most=500))
     if not analyses:
@@ -69,6 +76,7 @@ def _form(analyses: list[Json], stored: list[Json], a: str | None) -> None:
             "Choose two different ones. To see what a training changed, measure the trained model on the same plan: "
             "its training page offers that."
         )
+    ui.note("To compare more than two, or trainings, tick their rows in the lists of analyses and trainings.")
     if st.button("Compare", type="primary", icon=":material/compare_arrows:", disabled=same):
         address.go("compare", a=one, b=other)
 
@@ -94,6 +102,7 @@ def _kept(api: Api) -> None:
                     "pairing": cell(said),
                     "drift": cell(words.number(one["result"]["drift"]["rms"], 4), one["result"]["drift"]["rms"]),
                     "pool": cell(one["pool"]),
+                    "tags": cell(", ".join(one["tags"])),
                     "created": cell(words.ago(one["created_at"]), one["created_at"]),
                 },
             )

@@ -96,3 +96,24 @@ class ComparisonDetailOut(ComparisonOut):
     difference: Rows
     low: Rows | None
     high: Rows | None
+
+
+class SideBySideOut(Answer):
+    """2 to 8 sides on one scale (`max_abs`). risk_diff: [side][site][expert], in the order that was asked for.
+
+    sides: what each is. pairs: drift, correlation and overlap of every two (`a`, `b`: places in `sides`). movers: the
+    experts whose risk_diff spreads most, each with its risk_diff on every side. max_difference: of any two sides.
+    """
+
+    sides: list[dict[str, Any]]
+    scope: ScopeWord
+    pool: PoolWord
+    layers: list[int]
+    sites: list[SiteOut]
+    n_experts: int
+    n_cells: int
+    max_abs: float
+    max_difference: float
+    risk_diff: list[Rows]
+    pairs: list[dict[str, Any]]
+    movers: list[dict[str, Any]]

@@ -256,3 +256,38 @@ def test_the_same_key_makes_one_comparison(api: Api, sides):
     headers = {"Idempotency-Key": "k"}
     first = api.post("/comparisons", 202, json=body(sides, intervals=True), headers=headers)
     assert api.post("/comparisons", 202, json=body(sides, intervals=True), headers=headers) == first
+
+
+def test_following_a_comparison_fetches_no_matrix(api: Api, sides):
+    made = api.post("/comparisons", 201, json=body(sides))
+    assert api.get(f"/comparisons/{made['id']}?matrices=false") == made
+    assert "difference" not in api.get(f"/comparisons/{made['id']}?matrices=false")
+
+
+def test_three_sides_stand_side_by_side_on_one_scale(api: Api, engine, sides):
+    third = api.analysis(api.get(f"/analyses/{sides[0]}")["dataset_id"], plan_of=sides[0])["id"]
+    seeding.measure(engine, third, seed=2)
+    three = [*sides, third]
+    found = api.get("/side-by-side", params={"side": three})
+    assert [one["id"] for one in found["sides"]] == three
+    for own, id_ in zip(found["risk_diff"], three, strict=True):
+        np.testing.assert_allclose(matrix(own), matrix(api.get(f"/analyses/{id_}/risk-diff")["risk_diff"]), atol=1e-6)
+    assert found["max_abs"] == pytest.approx(np.nanmax(np.abs(matrix(found["risk_diff"]))), abs=1e-6)
+    pair = api.post("/comparisons?dry_run=true", json=body((three[0], three[2])))["result"]
+    assert next(p for p in found["pairs"] if (p["a"], p["b"]) == (0, 2))["drift"] == pair["drift"]
+    text = api.client.get("/api/v1/side-by-side", params={"side": three, "format": "csv"}).text
+    head, *lines = csv.reader(io.StringIO(text))
+    assert head == ["layer", "expert", "risk_diff_1", "risk_diff_2", "risk_diff_3", "spread"]
+    assert len(lines) == sum(site["n_experts"] for site in found["sites"])
+
+
+def test_side_by_side_says_which_side_is_wrong(api: Api, sides):
+    assert "named twice" in api.get("/side-by-side", 422, params={"side": [sides[0], sides[0]]})["detail"]
+    api.get("/side-by-side", 422, params={"side": [sides[0]]})
+    api.get("/side-by-side", 404, params={"side": [sides[0], "an_nothing"]})
+
+
+def test_analyses_are_found_by_their_model(api: Api, sides):
+    model = api.get(f"/analyses/{sides[0]}")["model"]
+    assert {one["id"] for one in api.get("/analyses", params={"model": model})["items"]} == set(sides)
+    assert api.get("/analyses", params={"model": "training:none"})["items"] == []
