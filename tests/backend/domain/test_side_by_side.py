@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.domain.comparison import Side, compare
@@ -11,6 +11,7 @@ from tests.backend.domain.test_comparison import side
 several = st.lists(st.integers(0, 500), min_size=2, max_size=MOST_SIDES)
 
 
+@settings(deadline=None, max_examples=25)  # up to 28 comparisons, twice
 @given(several)
 def test_each_two_of_several_are_what_their_own_comparison_says(seeds: list[int]):
     sides = [side(seed) for seed in seeds]
@@ -24,6 +25,7 @@ def test_each_two_of_several_are_what_their_own_comparison_says(seeds: list[int]
     assert found["max_difference"] == pytest.approx(max(pair["drift"]["max_abs"] for pair in found["pairs"]))
 
 
+@settings(deadline=None, max_examples=25)
 @given(several)
 def test_the_order_of_the_sides_changes_no_spread(seeds: list[int]):
     sides = [side(seed, missing=seed % 2 == 0) for seed in seeds]
