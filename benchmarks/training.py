@@ -1,10 +1,11 @@
 """What training an expert set in its analysis batches costs, beside a stock full fine-tune of the same model and data.
 
-Three ways, each over the same batches of 16 real prompts with their answers, one after the other in every round:
+Four ways, each over the same batches of 16 real prompts with their answers, one after the other in every round:
 
 - ours:  the product's trainer as a job runs it: whole analysis batches, every step verified and recorded in SQLite;
 - plain: the same weights learn, from a plain DataLoader, and nothing is verified or recorded;
-- stock: transformers' own Trainer, all weights learn.
+- stock: transformers' own Trainer, all weights learn;
+- adapter: ours, with low-rank adapters of the same experts in place of their rows.
 
 Memory is measured in a process of its own for each. Prompts: Do-Not-Answer, answered by a refusal, and TruthfulQA with
 its accepted answers. Not covered: several processes, what the training achieves.
@@ -40,6 +41,7 @@ from benchmarks import capture
 from benchmarks.fake import FakeAnalysis, FakeEngine, Shape, url_of
 from benchmarks.report import Found, peak_bytes, row
 from tests import realdata
+from worker.adapters import Adapter
 from worker.dataset import BatchCollator, ExampleRows
 from worker.examples import IGNORED, TrainBatch, TrainExample
 from worker.models import LoadedModel, load_model
@@ -122,7 +124,7 @@ class Work:
         """Return the model as it lies on the disk."""
         return load_model(self.folder / "model", dtype=self.size.dtype, device=self.size.device)
 
-    def run(self, out: str) -> TrainingRun:
+    def run(self, out: str, adapter: Adapter | None = None) -> TrainingRun:
         """Return one epoch over the batches in their order; the first experts of the first layers learn."""
         layers = range(min(2, self.size.model.layers))
         return TrainingRun(
@@ -134,6 +136,7 @@ class Work:
             weight_decay=WEIGHT_DECAY,
             shuffle_batches=False,
             device=self.size.device,
+            adapter=adapter,
         )
 
 
@@ -178,6 +181,16 @@ class PlainLoading(ExpertMaskingTrainer):
 
 def ours(work: Work) -> Trainer:
     """Return the trainer of a job, recording into SQLite."""
+    return recorded(work, work.run("ours"))
+
+
+def adapter(work: Work) -> Trainer:
+    """Return the same with low-rank adapters of the chosen experts in place of their rows."""
+    return recorded(work, work.run("adapter", Adapter(rank=8)))
+
+
+def recorded(work: Work, run: TrainingRun) -> Trainer:
+    """Return the trainer of a run whose steps go into SQLite."""
     with writing(work.database.engine) as session:
         training = t.Training(
             id=t.new_id("tr"), name="bench", analysis_id=work.database.id, mode="selected", routing="free", params={}
@@ -185,7 +198,7 @@ def ours(work: Work) -> Trainer:
         training.status = "running"
         session.add(training)
     sink = StoreSink(work.database.engine, training.id, "job")
-    return build_trainer(work.run("ours"), work.load(), sink, facts={})
+    return build_trainer(run, work.load(), sink, facts={})
 
 
 def plain(work: Work) -> Trainer:
@@ -302,7 +315,7 @@ def step_ratio(one: Sequence[Sequence[float]], other: Sequence[Sequence[float]])
 def figures(size: Size, folder: Path, prefix: str, *, judge: bool) -> list[Found]:
     """Return the rows of one device; peak memory only where it is a GPU's (`rows` needs processes for it)."""
     work = prepare(size, folder)
-    seconds, trainers = measure(work, (ours, plain, stock))
+    seconds, trainers = measure(work, (ours, plain, stock, adapter))
     on_gpu = []
     if size.device != "cpu":
         on_gpu = [memory_row(prefix, grown(ours, work), grown(stock, work), "the GPU's allocator")]
@@ -342,6 +355,13 @@ def figures(size: Size, folder: Path, prefix: str, *, judge: bool) -> list[Found
             "<= 1.05",
             judge=judge,
         ),
+        row(
+            f"{prefix}.adapter_optimizer_memory_vs_rows",
+            state_bytes(trainers["adapter"]) / state,
+            "ratio",
+            f"{state_bytes(trainers['adapter']):,} bytes of state for adapters of rank 8 on the same experts, "
+            f"{state:,} for their whole rows; a step takes {middle['adapter'] / middle['ours']:.2f} of the rows' time",
+        ),
     ]
 
 
@@ -353,21 +373,24 @@ def memory_row(prefix: str, mine: float, full: float, where: str) -> Found:
 
 def rows(quick: bool = False) -> list[Found]:
     """Return the rows of training."""
-    mine, full = (in_own_process(name, quick) for name in ("ours", "stock"))
+    mine, full, low_rank = (in_own_process(name, quick) for name in ("ours", "stock", "adapter"))
     with tempfile.TemporaryDirectory(prefix="routeprint-bench-") as name:
         found = figures(QUICK if quick else Size(), Path(name), "training", judge=not quick)
-    return [*found, memory_row("training", mine, full, "each in a process of its own")]
+    where = "each in a process of its own"
+    how = f"peak memory above the loaded model over one epoch, {where}: adapters {low_rank:.0f} MB, rows {mine:.0f} MB"
+    beside = row("training.adapter_peak_memory_vs_rows", low_rank / mine, "ratio", how)
+    return [*found, memory_row("training", mine, full, where), beside]
 
 
 def main() -> None:
     """Measure one way's memory, for `rows`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--memory", choices=("ours", "stock"), required=True)
+    parser.add_argument("--memory", choices=("ours", "stock", "adapter"), required=True)
     parser.add_argument("--quick", action="store_true")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="routeprint-bench-") as name:
         work = prepare(QUICK if chosen.quick else Size(), Path(name))
-        print(grown({"ours": ours, "stock": stock}[chosen.memory], work))
+        print(grown({"ours": ours, "stock": stock, "adapter": adapter}[chosen.memory], work))
         work.database.close()
 
 

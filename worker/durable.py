@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer
 
+from worker.adapters import AdaptedExperts
 from worker.checkpoints import checkpoint_dir, publish, staging, staging_dir, tidy
 from worker.ranks import Ranks
 from worker.sharding import is_sharded, load_whole_state, whole_state
@@ -24,11 +25,13 @@ class DurableTrainer(Trainer):
 
     checkpoint_extras: writes what else a checkpoint holds, a tokenizer say, into its folder. ranks: the processes that
     train together; the first writes weights and optimizer, each its own random state, and only then is it published.
+    adapted: where only an adapter learns, a checkpoint holds no other weights; the model's come from its own folder.
     """
 
     ranks: Ranks = Ranks()
     checkpoint_extras: Callable[[Path], None] | None = None
     checkpoint_facts: Mapping[str, Any] = {}
+    adapted: AdaptedExperts | None = None
     _staged: Path | None = None
     _whole: dict[str, Tensor] | None = None
 
@@ -66,12 +69,18 @@ class DurableTrainer(Trainer):
         """Save the weights and what goes with them; not the pickled arguments, which name paths of this machine."""
         assert output_dir is not None
         assert isinstance(self.model, PreTrainedModel)
-        self.model.save_pretrained(output_dir, state_dict=state_dict or self._whole)
+        if self.adapted is not None:
+            self.adapted.save(Path(output_dir))
+        else:
+            self.model.save_pretrained(output_dir, state_dict=state_dict or self._whole)
         if self.checkpoint_extras is not None:
             self.checkpoint_extras(Path(output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        """Load weights through `from_pretrained`, strictly."""
+        """Load weights through `from_pretrained`, strictly; an adapter from its own files."""
+        if self.adapted is not None:
+            self.adapted.load(Path(resume_from_checkpoint))
+            return
         target = model or self.model
         assert target is not None
         dtype = next(target.parameters()).dtype

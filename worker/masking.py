@@ -88,14 +88,18 @@ class LearningWeights:
             )
         self._layers: list[tuple[int, OwnedRows]] = []
         split: set[int] = set()
-        for site, tensor in _touched(sites, choice, mode):
-            owned = OwnedRows(tensor.parameter, tensor.rows, self._owned(site, tensor))
-            split.add(id(tensor.parameter))
-            self._layers.append((site.spec.layer, owned))
+        for layer, owned in self._split(sites):
+            split.add(id(owned.parameter))
+            self._layers.append((layer, owned))
         others = [p for p in model.parameters() if id(p) not in split]
         self.rows = [owned for _, owned in self._layers if owned.wanted]
         self.whole = [] if mode is Learn.SELECTED else others
         _let_learn(model, [*self.whole, *(owned.parameter for owned in self.rows)])
+
+    def _split(self, sites: Sequence[MoeSite]) -> Iterable[tuple[int, OwnedRows]]:
+        """Yield what some experts own a part of, with the layer they are of."""
+        for site, tensor in _touched(sites, self.choice, self.mode):
+            yield site.spec.layer, OwnedRows(tensor.parameter, tensor.rows, self._owned(site, tensor))
 
     def _owned(self, site: MoeSite, tensor: ExpertTensor) -> Iterable[int]:
         """Return the experts of a tensor that learn at some step: those state is kept for."""

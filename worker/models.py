@@ -8,7 +8,7 @@ allow the hub. Not covered: where the experts sit (sites.py), vLLM.
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from transformers import (
 from backend.domain.canonical import digest, sha256_hex
 from backend.domain.errors import InvalidInput, NotFound, NotSupported
 from backend.domain.vocabulary import Site
+from worker.abilities import refusals
 from worker.folders import check_inside, hub_name, read_config_bytes
 from worker.limits import LimitReached, limited
 from worker.prompts import template_digest, tokenizer_digest
@@ -48,7 +49,8 @@ class ScannedModel:
     """What is known of a model without loading it. reason: why it is not supported; None where it is.
 
     Digests: config and tokenizer over their canonical JSON, template over its text (None: the tokenizer has none),
-    weights over the sorted (file name, SHA-256) of the safetensors files.
+    weights over the sorted (file name, SHA-256) of the safetensors files. refuses: {what training cannot do with this
+    family: why} (abilities.py).
     """
 
     id: str
@@ -62,6 +64,7 @@ class ScannedModel:
     weights_digest: str | None
     tokenizer_digest: str | None
     template_digest: str | None
+    refuses: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,7 +116,7 @@ def inspect_model(
     if not (path / "config.json").is_file():
         raise NotFound("model with a config.json in", str(path))
     content, architecture, sites, n_parameters = b"", "unknown", tuple[Site, ...](), None  # no content: none was read
-    tokenizer, reason = None, None
+    tokenizer, reason, refuses = None, None, dict[str, str]()
     try:
         check_inside(path, models_dir or path)
         content = read_config_bytes(path)
@@ -123,7 +126,8 @@ def inspect_model(
         with limited(SCAN_SECONDS, SCAN_MEMORY):
             skeleton = build_skeleton(config)
             n_parameters = parameter_count(skeleton)
-            sites = tuple(site.spec for site in usable_sites(skeleton))
+            found = usable_sites(skeleton)
+            sites, refuses = tuple(site.spec for site in found), refusals(found)
         tokenizer = load_tokenizer(path)
         check_template(tokenizer)
         _check_weight_files(path)
@@ -143,6 +147,7 @@ def inspect_model(
         weights_digest=weights_digest(path, digest_file) if content else None,
         tokenizer_digest=tokenizer_digest(tokenizer, path) if tokenizer else None,
         template_digest=template_digest(tokenizer) if tokenizer else None,
+        refuses=refuses,
     )
 
 

@@ -43,6 +43,11 @@ class OwnedRows:
         first = expert * self.rows - self._start
         return local(tensor)[first : first + self.rows]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one expert's part."""
+        return (self.rows, *self.parameter.shape[1:])
+
     def weights(self) -> list[Tensor]:
         """Return the active experts' weights, as views."""
         return [self.of(self.parameter.detach(), expert) for expert in self.active]
@@ -51,6 +56,27 @@ class OwnedRows:
         """Return the active experts' gradients, as views; empty where nothing flowed back."""
         grad = self.parameter.grad
         return [] if grad is None else [self.of(grad, expert) for expert in self.active]
+
+
+class OwnedColumns(OwnedRows):
+    """The same of a matrix [out, rank * n_experts] whose columns expert, expert + n_experts, ... belong to an expert.
+
+    So peft lays out the second factors of an adapter on all experts of a tensor.
+    """
+
+    def __init__(self, parameter: torch.nn.Parameter, n_experts: int, experts: Iterable[int]) -> None:
+        super().__init__(parameter, parameter.shape[0], ())
+        self.n_experts = n_experts
+        self.wanted = self.experts = self.active = tuple(sorted(experts))
+
+    def of(self, tensor: Tensor, expert: int) -> Tensor:
+        """Return an expert's columns of a tensor shaped like the parameter, as a view."""
+        return tensor[:, expert :: self.n_experts]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one expert's part, [out, rank]."""
+        return (self.rows, self.parameter.shape[1] // self.n_experts)
 
 
 class RowAdamW(torch.optim.Optimizer):
@@ -117,11 +143,11 @@ class RowAdamW(torch.optim.Optimizer):
         return state
 
     def _row_state(self, owned: OwnedRows) -> dict[str, Tensor]:
-        """Return the state of a fused parameter. step: [owned]; all others: [owned, rows, ...]."""
+        """Return the state of a fused parameter. step: [owned]; all others: [owned, *shape of one expert's part]."""
         parameter = owned.parameter
         state: dict[str, Tensor] = self.state[parameter]
         if not state:
-            shape = (len(owned.experts), owned.rows, *parameter.shape[1:])
+            shape = (len(owned.experts), *owned.shape)
             narrow = parameter.dtype in _NARROW
             dtype = torch.float32 if narrow else parameter.dtype
             state["step"] = torch.zeros(len(owned.experts), dtype=torch.float32)

@@ -10,6 +10,7 @@ import numpy as np
 from backend.domain.canonical import digest
 from backend.domain.errors import InvalidInput, RouteprintError
 from backend.domain.vocabulary import Expert
+from worker.adapters import Adapter, check_adapter
 from worker.examples import TrainBatch
 from worker.masking import ExpertChoice, Learn
 from worker.origin import Origin
@@ -49,7 +50,8 @@ class TrainingRun:
     all_but_selected, full. routing: free or masked. lr_schedule: constant or linear (to zero at the last step), after
     `warmup_steps`. max_grad_norm: 0 for no clipping. checkpoint_every: steps. micro_batch_size: samples that a process
     puts into one forward; None: its whole share of the batch. shard_weights: each process keeps a part of every weight,
-    for models larger than one GPU. out_dir: the run's own folder; one run at a time.
+    for models larger than one GPU. adapter: train low-rank adapters of the chosen experts instead of their rows.
+    out_dir: the run's own folder; one run at a time.
     """
 
     model_path: str
@@ -70,6 +72,7 @@ class TrainingRun:
     checkpoint_every: int = 20
     micro_batch_size: int | None = None
     shard_weights: bool = False
+    adapter: Adapter | None = None
     dtype: str = "auto"
     device: str = "cpu"
     allow_hub: bool = False
@@ -104,6 +107,7 @@ class TrainingRun:
             {name: getattr(self, name) for name in _DECIDING}
             | {"experts": sorted(choice.everywhere), "per_batch": per_batch}
             | {"batches": [_batch_key(batch) for batch in self.batches]}
+            | ({"adapter": self.adapter.to_dict()} if self.adapter else {})
         )
 
     def validate(self) -> None:
@@ -123,6 +127,8 @@ class TrainingRun:
                 raise InvalidInput(f"{name} is {getattr(self, name)}; it must be a number of at least 0.", (name,))
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise InvalidInput("micro_batch_size must be at least 1, or null.", ("micro_batch_size",))
+        if self.adapter is not None:
+            check_adapter(self.adapter, self.mode, sharded=self.shard_weights)
         self._validate_batches()
         self._validate_choice()
 
@@ -234,7 +240,7 @@ class TrainingResult:
 
     manifest_sha256: of the model's manifest.json, which names every file's SHA-256. masked_layers, free_layers: layers
     masked in every step, and layers that stayed free in at least one, with routing `masked`. resumed_from: the step
-    this process went on from, None for a fresh start.
+    this process went on from, None for a fresh start. adapter_sha256: of the adapter's manifest, if one was trained.
     """
 
     model_dir: Path | None
@@ -244,6 +250,7 @@ class TrainingResult:
     resumed_from: int | None
     masked_layers: tuple[int, ...]
     free_layers: tuple[int, ...]
+    adapter_sha256: str | None = None
 
     def write(self) -> dict[str, Any]:
         """Return it as JSON: processes that train together hand it on in this form."""

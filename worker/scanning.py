@@ -31,7 +31,7 @@ def choose_device(settings: Settings) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    names = ("routeprint", "torch", "transformers", "tokenizers", "numpy")
+    names = ("routeprint", "torch", "transformers", "tokenizers", "numpy", "peft")
     return {name: version(name) for name in names} | _optional_versions() | {"python": platform.python_version()}
 
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from backend.domain.errors import InvalidInput, RouteprintError
 from backend.domain.vocabulary import Expert
+from worker.adapters import AdaptedExperts, Adapter, check_adapter
 from worker.answer_loss import answer_losses, takes_partial_logits
 from worker.durable import DurableTrainer
 from worker.examples import BatchCollator, Collated, SampleKey
@@ -42,6 +43,7 @@ class ExpertMaskingTrainer(DurableTrainer):
 
     train_dataset: rows of worker.examples, e.g. from `create_batch_aware_dataset`. experts: pairs (layer, expert), or
     {batch_id: pairs}. mode: `selected`, `all_but_selected`, `full`. routing: `free` or `masked`.
+    adapter: {"rank", "alpha"} to train low-rank adapters of the chosen experts instead of their rows.
     preserve_batches=False is the reshuffled baseline. micro_batch_size: samples that a process puts into one forward;
     it is halved where memory runs out, and then `on_note` is called with ("micro_batch", what happened).
     batch_size: that of the analysis; None: `args.per_device_train_batch_size` times the processes. Auxiliary router
@@ -57,6 +59,7 @@ class ExpertMaskingTrainer(DurableTrainer):
         *,
         experts: Iterable[Expert] | Mapping[str, Iterable[Expert]] | None = None,
         mode: str = Learn.SELECTED,
+        adapter: Adapter | Mapping[str, Any] | None = None,
         routing: str = "free",
         sites: Sequence[MoeSite] | None = None,
         shuffle_batches: bool = True,
@@ -76,7 +79,7 @@ class ExpertMaskingTrainer(DurableTrainer):
         quiet_routers(model)
         choice = ExpertChoice.of(experts)
         sites = find_sites(model) if sites is None else sites
-        self.weights = LearningWeights(model, sites, choice, Learn(mode))
+        self.weights, self.adapted = _what_learns(model, sites, choice, mode, Adapter.of(adapter), args.seed)
         self.masked_routing = MaskedRouting(sites, choice) if routing == "masked" else None
         self.preserve_batches, self.shuffle_batches = preserve_batches, shuffle_batches
         self.batch_size, self.on_note = batch_size, on_note
@@ -263,6 +266,21 @@ class ExpertMaskingTrainer(DurableTrainer):
     def max_grad_norm(self) -> float:
         """Longest gradient a step may have; 0 for no limit."""
         return float(self.args.max_grad_norm or 0.0)
+
+
+def _what_learns(
+    model: PreTrainedModel,
+    sites: Sequence[MoeSite],
+    choice: ExpertChoice,
+    mode: str,
+    adapter: Adapter | None,
+    seed: int,
+) -> tuple[LearningWeights, AdaptedExperts | None]:
+    if adapter is None:
+        return LearningWeights(model, sites, choice, Learn(mode)), None
+    check_adapter(adapter, mode, sharded=is_sharded(model))
+    adapted = AdaptedExperts(model, sites, choice, adapter, seed=seed)
+    return adapted, adapted
 
 
 def quiet_routers(model: nn.Module) -> None:

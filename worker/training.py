@@ -19,6 +19,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainingArguments, se
 
 from backend.domain.errors import Conflict, InvalidInput
 from backend.domain.provenance import prompt_digest
+from worker.adapters import ADAPTER_DIR
 from worker.card import write_card
 from worker.checkpoints import MANIFEST, locked, newest_checkpoint, publish, read_manifest, staging, tidy
 from worker.examples import BatchCollator, ExampleRows
@@ -82,7 +83,7 @@ def _start(run: TrainingRun, sink: StepSink) -> TrainingResult | Path | None:
 def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ranks) -> TrainingResult:
     set_seed(run.seed)
     loaded = _load(run, ranks)
-    environment = {"versions": _versions(), "threads": torch.get_num_threads()}
+    environment = {"versions": _versions(run), "threads": torch.get_num_threads()}
     stop = _StopWhenAsked(run.checkpoint_every, sink, ranks)
     trainer = build_trainer(run, loaded, sink, facts={"run": run.digest, **environment}, callbacks=[stop])
     if ranks.rank:
@@ -103,7 +104,10 @@ def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ran
     ends = {"stopped": stop.stopped, "resumed_from": resumed_from} | _layers(report)
     if stop.stopped:
         return TrainingResult(model_dir=None, manifest_sha256=None, n_steps=n_steps, **ends)
-    facts = {"step": n_steps, "run": run.digest, "versions": _versions(), **_layers(report)}
+    facts = {"step": n_steps, "run": run.digest, "versions": _versions(run), **_layers(report)}
+    if trainer.adapted is not None:
+        ends["adapter_sha256"] = ranks.share(trainer.adapted.publish(run.out_dir, facts) if ranks.first else None)
+        trainer.adapted.merge()
     state = whole_state(loaded.model) if trainer.sharded else None
     sha256 = ranks.share(save_model(run, loaded, trainer.seen, facts, state) if ranks.first else None)
     return TrainingResult(model_dir=run.out_dir / MODEL, manifest_sha256=sha256, n_steps=n_steps, **ends)
@@ -136,6 +140,7 @@ def build_trainer(
         ExampleRows(run.batches),
         experts=run.experts,
         mode=run.mode,
+        adapter=run.adapter,
         routing=run.routing,
         sites=loaded.sites,
         shuffle_batches=run.shuffle_batches,
@@ -238,6 +243,8 @@ def _finished(run: TrainingRun, sink: StepSink) -> TrainingResult | None:
         return None
     try:
         manifest = read_manifest(folder)
+        if run.adapter:
+            read_manifest(run.out_dir / ADAPTER_DIR)
     except ValueError as error:
         sink.note("model", f"the trained model cannot be used ({error}); it is made again from the last checkpoint")
         return None
@@ -251,11 +258,13 @@ def _finished(run: TrainingRun, sink: StepSink) -> TrainingResult | None:
         resumed_from=int(manifest.facts["step"]),
         masked_layers=tuple(manifest.facts["masked_layers"]),
         free_layers=tuple(manifest.facts["free_layers"]),
+        adapter_sha256=read_manifest(run.out_dir / ADAPTER_DIR).sha256 if run.adapter else None,
     )
 
 
-def _versions() -> dict[str, str]:
-    return {name: version(name) for name in ("torch", "transformers", "accelerate", "safetensors")}
+def _versions(run: TrainingRun) -> dict[str, str]:
+    names = ("torch", "transformers", "accelerate", "safetensors", *(("peft",) if run.adapter else ()))
+    return {name: version(name) for name in names}
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from backend.store import plans, writes
 from backend.store import tables as t
 from backend.store.checks_training import frozen_digest
 from backend.store.engine import reading, shared_engine, writing
+from worker.adapters import ADAPTER_DIR, Adapter
 from worker.capture.generation import generate_answers
 from worker.examples import TrainBatch, TrainExample
 from worker.launching import count_processes, launch, own_device
@@ -260,6 +261,7 @@ def _run(
         origin=origin,
         micro_batch_size=training.params.get("micro_batch_size"),
         shard_weights=training.params.get("shard_weights", False),
+        adapter=Adapter.of(training.params.get("adapter")),
         **{name: training.params[name] for name in RUN_PARAMS},
     )
 
@@ -318,5 +320,14 @@ def _keep(engine: Engine, settings: Settings, training: t.Training, result: Trai
                 "weights_digest": model.weights_digest,
                 "masked_layers": list(result.masked_layers),
                 "free_layers": list(result.free_layers),
-            },
+            }
+            | _adapter(result),
         )
+
+
+def _adapter(result: TrainingResult) -> dict[str, Any]:
+    """Return where the adapter lies, if one was trained: beside the model that it was merged into."""
+    if result.adapter_sha256 is None or result.model_dir is None:
+        return {}
+    where = str(result.model_dir.parent / ADAPTER_DIR)
+    return {"adapter_path": where, "adapter_manifest_sha256": result.adapter_sha256}

@@ -28,6 +28,7 @@ def show(model: t.Model) -> ModelOut:
             "engines": model.engines,
             "supported": model.supported,
             "reason": model.reason,
+            "refuses": model.refuses,
             "n_parameters": model.n_parameters,
             "has_chat_template": model.template_digest is not None,
             "scanned_at": model.scanned_at,

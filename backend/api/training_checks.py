@@ -19,7 +19,7 @@ def checked(session: Session, body: TrainingCreate) -> tuple[t.Analysis, t.Exper
             f"The analysis {analysis.name!r} is {analysis.status}: a training needs every batch measured, so wait "
             "until it has succeeded."
         )
-    models.usable(session, analysis.model_id, analysis.engine)
+    model = models.usable(session, analysis.model_id, analysis.engine)
     dataset = datasets.get(session, analysis.dataset_id)
     _check_targets(session, body, dataset)
     expert_set = _expert_set(session, body, analysis)
@@ -28,8 +28,29 @@ def checked(session: Session, body: TrainingCreate) -> tuple[t.Analysis, t.Exper
             "shard_weights shares weights out among processes: n_processes 1 leaves nobody to share with.",
             ("body", "n_processes"),
         )
+    _check_adapter(body, model)
     params = body.model_dump(mode="json", exclude={"name"})
     return analysis, expert_set, params
+
+
+def _check_adapter(body: TrainingCreate, model: t.Model) -> None:
+    if body.adapter is None:
+        return
+    if body.mode != "selected":
+        raise InvalidInput(
+            f"An adapter is trained on the chosen experts only: with mode {body.mode!r} leave adapter null.",
+            ("body", "adapter"),
+        )
+    if body.shard_weights:
+        raise InvalidInput(
+            "An adapter cannot be trained with sharded weights: leave shard_weights off, or adapter null. Several "
+            "processes and micro_batch_size work with an adapter.",
+            ("body", "shard_weights"),
+        )
+    if "adapter" in model.refuses:
+        raise NotSupported(
+            f"{model.architecture} cannot be trained with an adapter: {model.refuses['adapter']} Leave adapter null."
+        )
 
 
 def _check_targets(session: Session, body: TrainingCreate, dataset: t.Dataset) -> None:

@@ -95,27 +95,33 @@ def check_epochs(session: Session, training: t.Training, analysis: t.Analysis) -
 
 
 def check_weights(training: t.Training) -> Iterator[None]:
-    """Every file of the trained model has the SHA-256 that the model's manifest names."""
+    """Every file of the trained model, and of its adapter, has the SHA-256 that the manifest there names."""
     if training.status != "succeeded":
         return
     if "model_path" not in training.result:
         raise Broken("the trained model", "its folder and manifest", "nothing: the run stored no model")
-    folder = Path(training.result["model_path"])
+    yield from _check_folder("", Path(training.result["model_path"]), training.result["manifest_sha256"])
+    if "adapter_path" in training.result:
+        adapter = training.result["adapter_path"], training.result["adapter_manifest_sha256"]
+        yield from _check_folder("adapter/", Path(adapter[0]), adapter[1])
+
+
+def _check_folder(name: str, folder: Path, sha256: str) -> Iterator[None]:
     manifest = folder / "manifest.json"
     if not manifest.is_file():
-        raise Broken("the trained model", "manifest.json", "missing on this machine")
+        raise Broken(f"the trained {'adapter' if name else 'model'}", "manifest.json", "missing on this machine")
     content = manifest.read_bytes()
-    same("manifest.json", training.result["manifest_sha256"], sha256_hex(content))
+    same(f"{name}manifest.json", sha256, sha256_hex(content))
     yield
-    yield from _check_files(folder, content)
+    yield from _check_files(name, folder, content)
 
 
-def _check_files(folder: Path, manifest: bytes) -> Iterator[None]:
+def _check_files(prefix: str, folder: Path, manifest: bytes) -> Iterator[None]:
     for name, entry in sorted(json.loads(manifest)["files"].items()):
         expected = entry["sha256"]
         path = folder / name
         if not path.is_file():
-            raise Broken(name, expected, "missing")
+            raise Broken(prefix + name, expected, "missing")
         with path.open("rb") as file:
-            same(name, expected, hashlib.file_digest(file, "sha256").hexdigest())
+            same(prefix + name, expected, hashlib.file_digest(file, "sha256").hexdigest())
         yield

@@ -89,6 +89,7 @@ class Model(Base):
     weights_digest: Mapped[str | None] = mapped_column(String(64))
     tokenizer_digest: Mapped[str | None] = mapped_column(String(64))
     template_digest: Mapped[str | None] = mapped_column(String(64))  # null: the tokenizer has no chat template
+    refuses: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # {what training cannot do with it: why}
     scanned_at: Mapped[str] = mapped_column(String(40), default=utcnow)
     scanned_by: Mapped[str] = mapped_column(String(200))
 

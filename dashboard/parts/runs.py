@@ -78,8 +78,9 @@ TRAINING_COLUMNS = (
 def what_learns(training: Json) -> str:
     """Say what a training changes: 'experts of <set>', 'everything but …', 'the whole model'."""
     name = training.get("expert_set_name") or "the expert set"
+    adapter = training["params"].get("adapter")
     return {
-        "selected": f"only {name}",
+        "selected": f"only adapters (rank {adapter['rank']}) of {name}" if adapter else f"only {name}",
         "all_but_selected": f"all but {name}",
         "full": "the whole model",
     }[training["mode"]]

@@ -162,7 +162,7 @@ def _more(error: ApiRefused | None) -> Json:
         longest = st.number_input("Longest answer, tokens", 1, 8192, 128)
         every = st.number_input("Checkpoint every … steps", 1, 100_000, 20)
         ui.field_error(error, "max_answer_length")
-    hardware = _hardware(error)
+    hardware = _hardware(error) | _adapter(error)
     shuffle = st.toggle("Shuffle the order of batches between epochs", True, help="Never inside a batch.")
     preserve = st.toggle(
         "Preserve analysis batches", True, help="Off: the same samples flattened and reshuffled, the baseline."
@@ -210,6 +210,26 @@ def _hardware(error: ApiRefused | None) -> Json:
         )
         ui.field_error(error, "shard_weights")
     return {"n_processes": processes, "micro_batch_size": samples, "shard_weights": shard}
+
+
+def _adapter(error: ApiRefused | None) -> Json:
+    """Ask whether factors learn instead of whole matrices. Nothing is sent unless it is switched on."""
+    a, b, c = st.columns(3, vertical_alignment="bottom")
+    with a:
+        wanted = st.toggle(
+            "Low-rank adapters",
+            False,
+            help="Thin factors of the chosen experts' matrices learn instead of the matrices (LoRA): far less "
+            "optimizer state. Only where the expert set learns. The trained model has them merged in.",
+        )
+        ui.field_error(error, "adapter")
+    with b:
+        rank = st.number_input("Rank", 1, 1024, 8, disabled=not wanted)
+        ui.field_error(error, "rank")
+    with c:
+        alpha = st.number_input("Alpha", 0.01, 10_000.0, 16.0, disabled=not wanted, help="Scale: alpha / rank.")
+        ui.field_error(error, "alpha")
+    return {"adapter": {"rank": int(rank), "alpha": alpha}} if wanted else {}
 
 
 def _submit(api: Api, body: Json) -> None:

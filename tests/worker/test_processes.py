@@ -74,6 +74,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "baseline": {"preserve_batches": False, "epochs": 1},
     "full": {"mode": "full", "experts": None, "micro_batch_size": 1, "epochs": 1},
     "others": {"mode": "all_but_selected", "dtype": "bfloat16", "epochs": 1},
+    "adapter": {"adapter": {"rank": 2, "alpha": 4.0}},
 }
 
 
@@ -149,11 +150,14 @@ def test_a_killed_process_is_named_and_what_was_stopped_or_killed_ends_as_if_it_
     usual = {"model": str(olmoe), "sizes": SIZES}
     with pytest.raises(ProcessesFailed, match=r"Process 1 of 2 ended with SIGKILL.*out of memory.*Resume"):
         together(home, killed=usual | {"die": [1, 5]})
+    with pytest.raises(ProcessesFailed, match=r"Process 0 of 2 ended with SIGKILL"):
+        together(home, adapter_killed=usual | WAYS["adapter"] | {"die": [0, 7]})
     going_on = {
         "killed": usual,
         "stopped": usual,
         "chance_stopped": usual | {"model": str(dropping)},
         "sharded_stopped": usual | SHARDED["sharded"],
+        "adapter_killed": usual | WAYS["adapter"],
     }
     shutil.copytree(home / "stopped", home / "stopped-for-one")
     shutil.copytree(home / "chance_stopped", home / "chance-for-one")
@@ -163,8 +167,9 @@ def test_a_killed_process_is_named_and_what_was_stopped_or_killed_ends_as_if_it_
         "stopped": 5,  # inside the second
         "chance_stopped": 5,
         "sharded_stopped": 5,
+        "adapter_killed": 6,
     }
-    like = {"chance_stopped": "chance", "sharded_stopped": "sharded"}
+    like = {"adapter_killed": "adapter", "chance_stopped": "chance", "sharded_stopped": "sharded"}
     for name, result in after.items():
         undisturbed = like.get(name, "plain")
         assert by_step(records(home, name)) == timeless(records(home, undisturbed))

@@ -15,6 +15,7 @@ from backend.domain.prompts import Message
 from backend.domain.provenance import prompt_digest
 from backend.domain.vocabulary import LABELS
 from tests.worker.tiny import TEXTS, tiny_tokenizer
+from worker.adapters import Adapter
 from worker.examples import TrainBatch, TrainExample
 from worker.prompts import encode_answer, encode_prompt, template_digest, tokenizer_digest
 from worker.runs import StepRecord, TrainingRun
@@ -60,6 +61,7 @@ def tiny_run(model: Path, out_dir: Path, **changes: Any) -> TrainingRun:
         "checkpoint_every": 3,
         "batches": tiny_batches(),
     }
+    changes["adapter"] = Adapter.of(changes.get("adapter"))
     return TrainingRun(model_path=str(model), out_dir=out_dir, **settings | changes)
 
 

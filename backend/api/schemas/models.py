@@ -4,7 +4,10 @@ from backend.api.schemas.common import Answer, SiteOut, Status
 
 
 class ModelOut(Answer):
-    """A scanned model. `supported` false comes with the reason, which names the architecture."""
+    """A scanned model. `supported` false comes with the reason, which names the architecture.
+
+    `refuses` says what training cannot do with this family, and why: {"adapter": ..., "routers": ...}.
+    """
 
     id: str
     architecture: str
@@ -15,6 +18,7 @@ class ModelOut(Answer):
     engines: list[str]
     supported: bool
     reason: str | None
+    refuses: dict[str, str]
     n_parameters: int | None
     has_chat_template: bool
     scanned_at: str

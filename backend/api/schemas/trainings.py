@@ -17,6 +17,13 @@ class TargetsIn(Request):
     unsafe: TargetWord = "default"
 
 
+class AdapterIn(Request):
+    """Low-rank factors of the chosen experts' matrices. Their product times alpha / rank is added to each matrix."""
+
+    rank: Annotated[int, Field(strict=True, ge=1, le=1024)] = 8
+    alpha: Annotated[float, Field(strict=True, gt=0, le=1e6)] = 16.0
+
+
 class TrainingCreate(Request):
     """Train on exactly the batches that an analysis measured: one optimizer step is one analysis batch."""
 
@@ -24,6 +31,11 @@ class TrainingCreate(Request):
         json_schema_extra={
             "examples": [
                 {"analysis_id": "an_1f0c9a2b7d3e", "expert_set_id": "es_1f0c9a2b7d3e"},
+                {
+                    "analysis_id": "an_1f0c9a2b7d3e",
+                    "expert_set_id": "es_1f0c9a2b7d3e",
+                    "adapter": {"rank": 8, "alpha": 16},
+                },
                 {"analysis_id": "an_1f0c9a2b7d3e", "mode": "full", "epochs": 2, "learning_rate": 0.00005},
             ]
         }
@@ -32,6 +44,14 @@ class TrainingCreate(Request):
     analysis_id: Id
     expert_set_id: Id | None = None
     mode: Literal["selected", "all_but_selected", "full"] = "selected"
+    adapter: Annotated[
+        AdapterIn | None,
+        Field(
+            description="Train low-rank adapters (LoRA, through peft) of the chosen experts instead of their whole "
+            "rows: far less optimizer state. Needs mode `selected`, and no shard_weights. The trained model has them "
+            "merged in; the adapter is kept beside it in peft's format (result.adapter_path). Biases of experts stay."
+        ),
+    ] = None
     routing: Literal["free", "masked"] = "free"
     targets: TargetsIn = TargetsIn()
     refusal_text: Annotated[str, Field(min_length=1, max_length=5000), Clean] = "I can't help with that request."

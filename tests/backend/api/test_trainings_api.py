@@ -63,6 +63,12 @@ def test_a_training_needs_a_finished_analysis(ready):
         ({"micro_batch_size": 0}, "micro_batch_size"),
         ({"shard_weights": True, "n_processes": 1}, "n_processes"),
         ({"max_grad_norm": 0}, "max_grad_norm"),
+        ({"adapter": {"rank": 0}}, "rank"),
+        ({"adapter": {"alpha": 0}}, "alpha"),
+        ({"adapter": {"targets": "all"}}, "targets"),
+        ({"adapter": {}, "mode": "all_but_selected"}, "adapter"),
+        ({"adapter": {}, "expert_set_id": None, "mode": "full"}, "adapter"),
+        ({"adapter": {}, "shard_weights": True}, "shard_weights"),
         ({"preserve_batches": "yes"}, "preserve_batches"),
         ({"batch_size": 8}, "batch_size"),
     ],
@@ -71,6 +77,16 @@ def test_what_cannot_be_trained_is_refused_with_its_place(ready, body: dict, pla
     refused = submit(ready, 422, **body)
     assert any(place in error["loc"] for error in refused["errors"])
     assert ready.api.get("/trainings")["items"] == []
+
+
+def test_an_adapter_is_kept_with_the_parameters_unless_the_scan_said_that_the_model_takes_none(ready):
+    assert submit(ready)["params"]["adapter"] is None
+    assert submit(ready, adapter={})["params"]["adapter"] == {"rank": 8, "alpha": 16.0}
+    seeding.add_model(ready.engine, architecture="Odd", refuses={"adapter": "its experts share a matrix."})
+    assert ready.api.get("/models")["items"][0]["refuses"] == {"adapter": "its experts share a matrix."}
+    refused = submit(ready, 422, adapter={"rank": 4})
+    assert refused["detail"] == "Odd cannot be trained with an adapter: its experts share a matrix. Leave adapter null."
+    submit(ready)
 
 
 def test_a_full_training_goes_without_an_expert_set(ready):

@@ -1,0 +1,39 @@
+"""Adapters through the store: what a training leaves is a model like any other, and its chain holds."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.settings import get_settings
+from backend.store import tables as t
+from tests.worker.study import Study, open_study
+from tests.worker.test_study import analysis_links, broken, finish_training, training_links
+
+
+@pytest.fixture
+def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
+    monkeypatch.setenv("ROUTEPRINT_HOME", str(tmp_path))
+    monkeypatch.setenv("ROUTEPRINT_DEVICE", "cpu")
+    get_settings.cache_clear()
+    yield open_study(tmp_path)
+    get_settings.cache_clear()
+
+
+def test_a_model_trained_with_an_adapter_is_measured_again_and_both_folders_are_verified(study: Study) -> None:
+    analysis = study.analyse()
+    training = study.submit_training(
+        analysis, study.choose(analysis), epochs=1, adapter={"rank": 2, "alpha": 4.0}, learning_rate=0.1
+    )
+    finish_training(study, training)
+    result = study.get(t.Training, training).result
+    assert broken(training_links(study, training)) == []
+    again = Study(study.engine, study.dataset_id, result["model_id"])
+    measured = again.analyse()
+    assert study.get(t.Analysis, measured).plan_digest == study.get(t.Analysis, analysis).plan_digest
+    assert broken(analysis_links(study, measured)) == []
+    counts = [[r.counts.tolist() for r in study.rows(t.BatchRouting, analysis_id=id_)] for id_ in (analysis, measured)]
+    assert counts[0] != counts[1]
+    adapter = Path(result["adapter_path"]) / "adapter_model.safetensors"
+    adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")
+    assert [line.split(": ")[2] for line in broken(training_links(study, training))] == [f"adapter/{adapter.name}"]
