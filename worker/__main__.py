@@ -21,12 +21,12 @@ from dbos import DBOS
 from filelock import FileLock, Timeout
 from sqlalchemy import make_url
 
-from backend.domain.jobs import APP_NAME, APP_VERSION, QUEUE_CONTROL, QUEUE_CPU, QUEUE_OF_ENGINE
+from backend.domain.jobs import APP_NAME, APP_VERSION, QUEUE_CONTROL, QUEUE_CPU, QUEUE_OF_ENGINE, QUEUE_STUDIES
 from backend.settings import Settings, get_settings
 from backend.store.engine import shared_engine, writing
 from backend.store.migrate import upgrade
 from backend.store.writes import heartbeat
-from worker import jobs
+from worker import jobs, studies
 from worker.child import run_child
 from worker.heart import beat
 
@@ -34,6 +34,7 @@ log = logging.getLogger("routeprint.worker")
 _POLL_SECONDS = 0.25
 _CONTROL_SLOTS = 16
 _CPU_SLOTS = 2
+_STUDY_SLOTS = 8
 
 
 @contextmanager
@@ -79,10 +80,11 @@ def start_queue(settings: Settings, name: str, engines: Sequence[str]) -> None:
             "notification_listener_polling_interval_sec": _POLL_SECONDS,
         }
     )
-    DBOS.listen_queues([QUEUE_CONTROL, QUEUE_CPU, *(QUEUE_OF_ENGINE[engine] for engine in engines)])
+    DBOS.listen_queues([QUEUE_CONTROL, QUEUE_STUDIES, QUEUE_CPU, *(QUEUE_OF_ENGINE[engine] for engine in engines)])
     DBOS.launch()
     DBOS.register_queue(QUEUE_CONTROL, worker_concurrency=_CONTROL_SLOTS, polling_interval_sec=_POLL_SECONDS)
     DBOS.register_queue(QUEUE_CPU, worker_concurrency=_CPU_SLOTS, polling_interval_sec=_POLL_SECONDS)
+    DBOS.register_queue(QUEUE_STUDIES, worker_concurrency=_STUDY_SLOTS, polling_interval_sec=_POLL_SECONDS)
     for queue in QUEUE_OF_ENGINE.values():
         DBOS.register_queue(queue, worker_concurrency=1, polling_interval_sec=_POLL_SECONDS)
 
@@ -117,7 +119,7 @@ def main() -> None:
         with writing(shared_engine(settings.tables_url)) as session:
             heartbeat(session, row)
         start_queue(settings, name, row["engines"])
-        log.info("worker %s takes jobs on %s (workflows: %s)", name, row["device"], jobs.__name__)
+        log.info("worker %s takes jobs on %s (workflows: %s, %s)", name, row["device"], jobs.__name__, studies.__name__)
         try:
             beat(settings, row, done)
         finally:

@@ -1,8 +1,8 @@
 """The child process: `python -m worker.engine STAGE ARGS`. Does one stage, answers, ends.
 
 Stages: scan · measure ANALYSIS FIRST STOP JOB · training TRAINING JOB · statistics STATISTICS JOB ·
-comparison COMPARISON JOB · context CONTEXT JOB · evaluation EVALUATION JOB. A stage loads torch if it needs it.
-Started by worker/child.py only.
+comparison COMPARISON JOB · context CONTEXT JOB · evaluation EVALUATION JOB · study STUDY JOB.
+A stage loads torch if it needs it. Started by worker/child.py only.
 """
 
 import os
@@ -20,6 +20,7 @@ RUNS = {
     "comparison": "worker.comparing:run_comparison",
     "context": "worker.contexts:run_context",
     "evaluation": "worker.evaluating:run_evaluation",
+    "study": "worker.studying:conclude",
 }
 """Stages of runs: what takes (id, job id). Found by name when needed, so that a stage loads only what it uses."""
 

@@ -13,7 +13,7 @@ from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import NotFound
-from backend.domain.jobs import PRIORITY, QUEUE_CPU, QUEUE_OF_ENGINE, RUN_ANALYSIS, RUN_SCAN, RUN_STAGE, WORKFLOWS
+from backend.domain.jobs import PRIORITY, QUEUE_GPU, QUEUE_OF_ENGINE, RUN_ANALYSIS, RUN_SCAN, RUN_STAGE, WORKFLOWS
 from backend.settings import get_settings
 from backend.store import statistics, writes
 from backend.store import tables as t
@@ -21,7 +21,7 @@ from backend.store.engine import reading, shared_engine, writing
 from worker.child import run_child
 from worker.windows import shards
 
-_DEATHS = 3
+DEATHS = 3
 """A job whose worker died this often is parked as failed."""
 
 _gpu_slot = asyncio.Lock()
@@ -53,7 +53,8 @@ def _log(job_id: str, message: str, level: str = "info") -> None:
         writes.log(session, job_id, message, level)
 
 
-def _begin(session: Session, table: type[t.Run], id_: str, job_id: str) -> bool:
+def begin(session: Session, table: type[t.Run], id_: str, job_id: str) -> bool:
+    """Note that this worker works on a job; False if what it is about is not wanted any more."""
     writes.start_job(session, job_id, _executor())
     writes.log(session, job_id, f"started on {_executor()}")
     return writes.start(session, table, id_)
@@ -63,7 +64,7 @@ def _begin(session: Session, table: type[t.Run], id_: str, job_id: str) -> bool:
 async def begin_analysis(job_id: str, analysis_id: str) -> list[list[int]]:
     """Set the analysis to running and return its shards as [first batch, stop]. Empty if it was cancelled."""
     with writing(_engine()) as session:
-        if not _begin(session, t.Analysis, analysis_id, job_id):
+        if not begin(session, t.Analysis, analysis_id, job_id):
             return []
         analysis = session.get(t.Analysis, analysis_id)
         if analysis is None:
@@ -85,9 +86,9 @@ async def measure(job_id: str, analysis_id: str, first: int, stop: int) -> int:
 async def do_stage(job_id: str, kind: str, id_: str) -> Any:
     """Do the one stage of a run in a child process: `python -m worker.engine KIND ID JOB`."""
     with writing(_engine()) as session:
-        if not _begin(session, t.RUNS[kind], id_, job_id):
+        if not begin(session, t.RUNS[kind], id_, job_id):
             return None
-    async with nullcontext() if WORKFLOWS[kind][1] == QUEUE_CPU else _gpu_slot:
+    async with _gpu_slot if WORKFLOWS[kind][1] == QUEUE_GPU else nullcontext():
         return await _child(job_id, kind, id_, job_id)
 
 
@@ -125,13 +126,13 @@ async def _follow(following: list[list[str]] | None) -> None:
             await DBOS.enqueue_workflow_async(queue, run_stage, job_id, subject_id)
 
 
-@DBOS.workflow(name="measure_shard", max_recovery_attempts=_DEATHS)
+@DBOS.workflow(name="measure_shard", max_recovery_attempts=DEATHS)
 async def measure_shard(job_id: str, analysis_id: str, first: int, stop: int) -> int:
     """One shard of an analysis, on one GPU slot."""
     return await measure(job_id, analysis_id, first, stop)
 
 
-@DBOS.workflow(name=RUN_ANALYSIS, max_recovery_attempts=_DEATHS)
+@DBOS.workflow(name=RUN_ANALYSIS, max_recovery_attempts=DEATHS)
 async def run_analysis(job_id: str, analysis_id: str) -> None:
     """Hand the shards of an analysis to the GPU queue and wait for all of them."""
     try:
@@ -147,12 +148,12 @@ async def run_analysis(job_id: str, analysis_id: str) -> None:
             await handle.get_result()
         following = await end(job_id, "analysis", analysis_id, "succeeded")
     except Exception as error:
-        await end(job_id, "analysis", analysis_id, "failed", _words(error))
-        raise RuntimeError(_words(error)) from None
+        await end(job_id, "analysis", analysis_id, "failed", words(error))
+        raise RuntimeError(words(error)) from None
     await _follow(following)
 
 
-@DBOS.workflow(name=RUN_STAGE, max_recovery_attempts=_DEATHS)
+@DBOS.workflow(name=RUN_STAGE, max_recovery_attempts=DEATHS)
 async def run_stage(job_id: str, id_: str) -> None:
     """A run of one stage, in the slot of its queue: a training, statistics, ..."""
     kind = _kind_of(job_id)
@@ -160,20 +161,21 @@ async def run_stage(job_id: str, id_: str) -> None:
         await do_stage(job_id, kind, id_)
         await end(job_id, kind, id_, "succeeded")
     except Exception as error:
-        await end(job_id, kind, id_, "failed", _words(error))
-        raise RuntimeError(_words(error)) from None
+        await end(job_id, kind, id_, "failed", words(error))
+        raise RuntimeError(words(error)) from None
 
 
-@DBOS.workflow(name=RUN_SCAN, max_recovery_attempts=_DEATHS)
+@DBOS.workflow(name=RUN_SCAN, max_recovery_attempts=DEATHS)
 async def run_scan(job_id: str, _subject_id: str) -> None:
     """Scan the models folder."""
     try:
         await scan(job_id)
         await end(job_id, "scan", "", "succeeded")
     except Exception as error:
-        await end(job_id, "scan", "", "failed", _words(error))
-        raise RuntimeError(_words(error)) from None
+        await end(job_id, "scan", "", "failed", words(error))
+        raise RuntimeError(words(error)) from None
 
 
-def _words(error: Exception) -> str:
+def words(error: Exception) -> str:
+    """Return what an error says, or its name if it says nothing."""
     return str(error) or type(error).__name__

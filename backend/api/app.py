@@ -30,6 +30,7 @@ from backend.api import (
     risk_tables,
     side_by_side,
     statistics,
+    studies,
     system,
     trained_batches,
     trainings,
@@ -71,6 +72,7 @@ _NOUNS = (
     trainings,
     trained_batches,
     evaluations,
+    studies,
     jobs,
 )
 

@@ -18,6 +18,7 @@ _SUBJECTS = {
     "st": "statistics",
     "cmp": "comparisons",
     "ev": "evaluations",
+    "stu": "studies",
 }
 
 

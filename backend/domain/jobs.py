@@ -14,12 +14,16 @@ QUEUE_VLLM = "gpu-vllm"
 QUEUE_CPU = "cpu"
 """Stages that need no GPU and must not wait for one: statistics, imports. Two at a time per worker."""
 QUEUE_OF_ENGINE = {"transformers": QUEUE_GPU, "vllm": QUEUE_VLLM}
-QUEUES = (QUEUE_CONTROL, QUEUE_CPU, *QUEUE_OF_ENGINE.values())
+QUEUE_STUDIES = "studies"
+"""Runs that wait for other runs, analyses among them. A queue of their own: waiting in `control`, enough of them would
+take every slot that the analyses they wait for need."""
+QUEUES = (QUEUE_CONTROL, QUEUE_STUDIES, QUEUE_CPU, *QUEUE_OF_ENGINE.values())
 
 RUN_ANALYSIS = "run_analysis"
 RUN_STAGE = "run_stage"
 """A run that is one stage: its kind names the stage of worker/engine.py, its queue says where it may run."""
 RUN_SCAN = "run_scan"
+RUN_STUDY = "run_study"
 WORKFLOWS = {
     "analysis": (RUN_ANALYSIS, QUEUE_CONTROL),
     "training": (RUN_STAGE, QUEUE_GPU),
@@ -27,6 +31,7 @@ WORKFLOWS = {
     "evaluation": (RUN_STAGE, QUEUE_GPU),
     "comparison": (RUN_STAGE, QUEUE_CPU),
     "context": (RUN_STAGE, QUEUE_GPU),
+    "study": (RUN_STUDY, QUEUE_STUDIES),
     "scan": (RUN_SCAN, QUEUE_CONTROL),
 }
 """Kind of job -> (workflow, queue). Every workflow takes (job_id, subject_id)."""

@@ -466,6 +466,33 @@ class ContextExpert(Base):
     shares: Mapped[NDArray[Any]]  # [label, id] sum over prompts of hits / tokens, fixed point (risk.RATE_SCALE)
 
 
+class Study(Run):
+    """The same training with batches preserved and with samples reshuffled, several seeds each, side by side."""
+
+    __tablename__ = "studies"
+
+    analysis_id: Mapped[str] = mapped_column(ForeignKey("analyses.id"), index=True)
+    expert_set_id: Mapped[str] = mapped_column(ForeignKey("expert_sets.id"), index=True)
+    params: Mapped[dict[str, Any]]  # seeds, training, evaluation, estimate: the request with every default filled in
+    result: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # what was found; empty until it has succeeded
+    sha256: Mapped[str | None] = mapped_column(String(64))  # of the result
+
+
+class StudyRun(Base):
+    """A run that a study consists of. Noted before the run exists, so that a study taken up again makes it once."""
+
+    __tablename__ = "study_runs"
+
+    study_id: Mapped[str] = mapped_column(ForeignKey("studies.id", ondelete="CASCADE"), primary_key=True)
+    n: Mapped[int] = mapped_column(primary_key=True)
+    wave: Mapped[int]  # those of one wave go on side by side
+    role: Mapped[str] = mapped_column(String(12))  # training | causal | analysis | evaluation | comparison
+    arm: Mapped[str | None] = mapped_column(String(10))  # preserved | shuffled; null: of neither
+    seed: Mapped[int | None]
+    kind: Mapped[str] = mapped_column(String(20))  # a key of RUNS
+    run_id: Mapped[str | None] = mapped_column(String(40), index=True)
+
+
 class Job(Base):
     """One piece of queued work. id is the workflow id in the queue; the resource it serves is `subject_id`."""
 
@@ -531,5 +558,6 @@ RUNS: dict[str, type[Run]] = {
     "evaluation": Evaluation,
     "comparison": Comparison,
     "context": Context,
+    "study": Study,
 }
 """Kind of job -> what it works on. A kind is also the noun for one such thing."""

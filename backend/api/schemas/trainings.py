@@ -24,25 +24,9 @@ class AdapterIn(Request):
     alpha: Annotated[float, Field(strict=True, gt=0, le=1e6)] = 16.0
 
 
-class TrainingCreate(Request):
-    """Train on exactly the batches that an analysis measured: one optimizer step is one analysis batch."""
+class TrainingParams(Request):
+    """How a training learns: everything but on what, in which batches and with which seed."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"analysis_id": "an_1f0c9a2b7d3e", "expert_set_id": "es_1f0c9a2b7d3e"},
-                {
-                    "analysis_id": "an_1f0c9a2b7d3e",
-                    "expert_set_id": "es_1f0c9a2b7d3e",
-                    "adapter": {"rank": 8, "alpha": 16},
-                },
-                {"analysis_id": "an_1f0c9a2b7d3e", "mode": "full", "epochs": 2, "learning_rate": 0.00005},
-            ]
-        }
-    )
-
-    analysis_id: Id
-    expert_set_id: Id | None = None
     mode: Literal["selected", "all_but_selected", "full"] = "selected"
     adapter: Annotated[
         AdapterIn | None,
@@ -61,9 +45,7 @@ class TrainingCreate(Request):
     max_grad_norm: Annotated[float, Field(strict=True, gt=0, le=1e6)] = 1.0
     lr_schedule: Literal["constant", "linear"] = "constant"
     warmup_steps: Annotated[int, Field(strict=True, ge=0, le=10**9)] = 0
-    seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     shuffle_batches: Flag = True
-    preserve_batches: Flag = True
     max_answer_length: Annotated[int, Field(strict=True, ge=1, le=131_072)] = 128
     checkpoint_every: Annotated[int, Field(strict=True, ge=1, le=10**9)] = 20
     n_processes: Annotated[
@@ -93,6 +75,29 @@ class TrainingCreate(Request):
             "least two processes; the worker's main memory must hold the model. Never seen on a GPU so far."
         ),
     ] = False
+
+
+class TrainingCreate(TrainingParams):
+    """Train on exactly the batches that an analysis measured: one optimizer step is one analysis batch."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"analysis_id": "an_1f0c9a2b7d3e", "expert_set_id": "es_1f0c9a2b7d3e"},
+                {
+                    "analysis_id": "an_1f0c9a2b7d3e",
+                    "expert_set_id": "es_1f0c9a2b7d3e",
+                    "adapter": {"rank": 8, "alpha": 16},
+                },
+                {"analysis_id": "an_1f0c9a2b7d3e", "mode": "full", "epochs": 2, "learning_rate": 0.00005},
+            ]
+        }
+    )
+
+    analysis_id: Id
+    expert_set_id: Id | None = None
+    seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
+    preserve_batches: Flag = True
     name: Name | None = None
 
 

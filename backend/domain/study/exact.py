@@ -66,7 +66,8 @@ def _signs(n: int, *, exact: bool) -> NDArray[np.float64]:
     else:
         bits = (random_bits("", "sign flips of a study", n, (N_DRAWN + 1, n)) >> np.uint64(63)).astype(np.int64)
         bits[0] = 0
-    return 1.0 - 2.0 * bits
+    signs: NDArray[np.float64] = np.where(bits, -1.0, 1.0)
+    return signs
 
 
 def spread_test(first: Points, second: Points) -> Tested:
