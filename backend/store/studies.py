@@ -166,7 +166,7 @@ def settle(session: Session, study: t.Study, n: int, job_id: str) -> str:
         return ""
     raise Conflict(
         f"The {child.kind} {run.name!r} ({run.id}) {'was' if run.status == 'cancelled' else 'has'} {run.status}"
-        f"{': ' + run.error if run.error else ''}. Resume this study to go on: what is done stays."
+        f"{': ' + run.error.rstrip('. ') if run.error else ''}. Resume this study to go on: what is done stays."
     )
 
 

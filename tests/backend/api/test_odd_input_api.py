@@ -30,7 +30,10 @@ def ids(api: Api, engine) -> dict[str, str]:
     comparison = api.post("/comparisons", 201, json={"analysis_a": analysis["id"], "analysis_b": analysis["id"]})
     context = api.post(f"/analyses/{analysis['id']}/context", 202, json={})
     seeding.read_in_context(engine, context["id"])
+    body = {"analysis_id": analysis["id"], "expert_set_id": experts["id"], "evaluation": asked_of(analysis)}
+    study = api.post("/studies", 202, json=body)
     return {
+        "study_id": study["id"],
         "table_id": table["id"],
         "comparison_id": comparison["id"],
         "context_id": context["id"],
@@ -47,6 +50,10 @@ def ids(api: Api, engine) -> dict[str, str]:
         "expert": "0",
         "step": "1",
     }
+
+
+def asked_of(analysis: dict[str, Any]) -> dict[str, Any]:
+    return {"dataset_id": analysis["dataset_id"], "holdout": False, "n_random": 2}
 
 
 def check(answer: Any, what: object) -> None:
@@ -76,6 +83,11 @@ def test_no_odd_value_in_a_body_makes_a_server_error(api: Api, ids: dict[str, st
         "/analyses": {"dataset_id": ids["dataset_id"], "model": "tiny", "batch_size": 4},
         "/evaluations": {"model": "tiny", "dataset_id": ids["dataset_id"], "expert_set_id": ids["set_id"]},
         f"/evaluations/{ids['evaluation_id']}/answers/0/overrule": {"verdict": "refused", "reason": "so", "by": "me"},
+        "/studies": {
+            "analysis_id": ids["analysis_id"],
+            "expert_set_id": ids["set_id"],
+            "evaluation": {"dataset_id": ids["dataset_id"], "holdout": False, "n_random": 1},
+        },
         "/trainings": {"analysis_id": ids["analysis_id"], "expert_set_id": ids["set_id"]},
         f"/analyses/{ids['analysis_id']}/context": {"scope": "prompt"},
         f"/analyses/{ids['analysis_id']}/expert-sets": {"method": "threshold", "threshold": 0.1},

@@ -52,6 +52,12 @@ def test_every_example_works_when_pasted(api: Api, engine, document: dict):
     for example in examples(document, "/api/v1/analyses/{analysis_id}/context"):
         api.post(f"/analyses/{created['id']}/context", 202, json=example)
         tried += 1
+    unseen = api.dataset(30, name="unseen", response="So")["id"]
+    for example in examples(document, "/api/v1/studies"):
+        ids = {"analysis_id": created["id"]} | ({"expert_set_id": experts["id"]} if "expert_set_id" in example else {})
+        evaluation = {"evaluation": example["evaluation"] | {"dataset_id": unseen}}
+        api.post("/studies", 202, json=example | ids | evaluation)
+        tried += 1
     patches = document["components"]["schemas"]["RunnablePatch"]["examples"]
     for example in patches:
         api.call("PATCH", f"/trainings/{training['id']}", json=example)
