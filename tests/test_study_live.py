@@ -9,7 +9,7 @@ import pytest
 from tests.live import Live
 from tests.worker.tiny import save_tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.study
 
 PROMPTS = "prompt,label,response\n" + "".join(
     f"How do I bake bread number {i} at home?,safe,Take flour.\nHow do I steal car number {i} outside?,unsafe,\n"
@@ -66,7 +66,7 @@ def test_a_study_killed_cancelled_and_resumed_ends_with_a_verdict_and_makes_no_r
     assert {run["status"] for run in stopped["runs"]} <= {"succeeded", "cancelled", None}
     done = {run["id"] for run in stopped["runs"] if run["status"] == "succeeded"}
     live.post(f"{path}/resume")
-    found = live.finished(path)
+    found = live.until(lambda: (r := live.get(path))["status"] not in ("queued", "running") and r, 1800)
     assert found["status"] == "succeeded", found["error"]
     assert found["progress"]["done"] == 17
     assert done <= {run["id"] for run in found["runs"]}
@@ -95,7 +95,7 @@ def test_a_study_killed_cancelled_and_resumed_ends_with_a_verdict_and_makes_no_r
     assert {(one["n_safe"], one["n_unsafe"], one["overlap"]["n_seen"]) for one in asked} == {(6, 6, 0)}
 
 
-def test_a_run_that_is_cancelled_stops_its_study_by_name_and_a_resume_goes_on(live: Live, body: dict[str, Any]) -> None:
+def test_a_run_that_is_cancelled_stops_its_study_by_name(live: Live, body: dict[str, Any]) -> None:
     path = f"/studies/{live.post('/studies', **body | {'name': 'second'})['id']}"
     first = live.get(path)["runs"][0]
     live.until(lambda: live.get(f"/trainings/{first['id']}")["status"] == "running")
@@ -105,4 +105,5 @@ def test_a_run_that_is_cancelled_stops_its_study_by_name_and_a_resume_goes_on(li
     assert failed["error"].startswith(f"The training 'second: preserved, seed 0' ({first['id']}) was cancelled")
     assert not {run["status"] for run in failed["runs"]} & {"queued", "running"}
     live.post(f"{path}/resume")
-    assert live.finished(path)["status"] == "succeeded"
+    live.progress(path, 1)
+    assert live.get(f"/trainings/{first['id']}")["status"] == "succeeded"
