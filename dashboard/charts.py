@@ -345,25 +345,6 @@ def loss_curve(steps: Sequence[Json]) -> Lines:
     )
 
 
-def visiting_order(steps: Sequence[Json]) -> Lines:
-    """Which batch each step visited."""
-    seen = [s for s in steps if s["batch_idx"] is not None]
-    hover = [f"step {s['step']} · epoch {s['epoch'] + 1}<br>batch {s['batch_idx']}" for s in seen]
-    trace = Trace(
-        [float(s["step"]) for s in seen],
-        [float(s["batch_idx"]) for s in seen],
-        "accent",
-        "",
-        "markers",
-        hover,
-        [int(s["step"]) for s in seen],
-        size=5,
-    )
-    return Lines(
-        (trace,), "step", "analysis batch", "Order in which batches were visited; a point opens its step", height=280
-    )
-
-
 def loss_against_risk(steps: Sequence[Json], batches: Sequence[Json]) -> Lines:
     """Loss of each step against max |risk_diff| of its batch."""
     risk = {b["batch_idx"]: b["max_abs_risk_diff"] for b in batches}

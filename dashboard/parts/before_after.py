@@ -9,10 +9,17 @@ TRAINED = "training:"
 
 
 def of_training(api: Api, training: Json) -> None:
-    """On a finished training: lead to the comparison, or measure the trained model on the same plan first."""
+    """On a finished training: lead to its evaluation, and to the comparison, or measure the trained model for it."""
     model = training["result"].get("model_id")
     if training["status"] != "succeeded" or not model:
         return
+    address.link(
+        "Evaluate it against the untrained model",
+        "evaluation",
+        icon=":material/balance:",
+        help="Does it refuse more, and does it still answer? The same prompts, asked of both.",
+        model=model,
+    )
     found = [
         one
         for one in api.items("/analyses", most=2000)

@@ -14,8 +14,11 @@ INTERVENTIONS = {
 STEERS = ("deactivate", "activate")
 
 
-def show(api: Api, wanted: str | None) -> None:
-    """Show the form, or what must exist before it can be filled in. wanted: id of the expert set to start with."""
+def show(api: Api, wanted: str | None, model: str | None = None) -> None:
+    """Show the form, or what must exist before it can be filled in.
+
+    wanted: id of the expert set to start with; model: the trained model to ask beside its base.
+    """
     models = [m for m in api.get("/models", limit=500)["items"] if m["supported"]]
     datasets = {d["id"]: d for d in api.get("/datasets", limit=500)["items"]}
     if not models or not datasets:
@@ -23,10 +26,11 @@ def show(api: Api, wanted: str | None) -> None:
         return
     a, b = st.columns(2)
     with a:
-        intervention = ui.pick("Intervention", INTERVENTIONS)
+        first = list(INTERVENTIONS).index("trained") if model and not wanted else 0
+        intervention = ui.pick("Intervention", INTERVENTIONS, index=first)
     body: Json = {"intervention": intervention}
     with b:
-        found = _what(api, intervention, models, wanted)
+        found = _what(api, intervention, models, wanted, model)
     if found is None:
         return
     body |= found | _prompts(datasets, intervention) | _more(api, datasets, intervention)
@@ -35,14 +39,15 @@ def show(api: Api, wanted: str | None) -> None:
         _submit(api, body)
 
 
-def _what(api: Api, intervention: str, models: list[Json], wanted: str | None) -> Json | None:
+def _what(api: Api, intervention: str, models: list[Json], wanted: str | None, model: str | None) -> Json | None:
     """Ask what is steered, or which model is asked."""
     if intervention not in STEERS:
         fitting = [m for m in models if intervention == "none" or m["id"].startswith("training:")]
         if not fitting:
             ui.note("No trained model yet: finish a training first.")
             return None
-        return {"model": ui.pick("Model", {m["id"]: m["id"] for m in fitting})}
+        ids = [m["id"] for m in fitting]
+        return {"model": ui.pick("Model", {i: i for i in ids}, index=ids.index(model) if model in ids else 0)}
     sets = {s["id"]: s for s in api.items("/expert-sets")}
     if not sets:
         ui.note("No expert set yet: save one in an analysis, under “Expert sets”.")

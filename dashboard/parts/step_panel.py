@@ -2,8 +2,9 @@
 
 import streamlit as st
 
-from dashboard import address, data, ui, words
+from dashboard import address, data, fall_charts, ui, words
 from dashboard.client import Api, ApiRefused, Json
+from dashboard.parts import batch_over_epochs
 from dashboard.parts.samples import text_switch
 from dashboard.table import Column, Row, cell, table
 
@@ -11,7 +12,9 @@ COLUMNS = (
     Column("index", "Sample"),
     Column("label", "Label", kind="label"),
     Column("loss", "Loss", "right", "part"),
-    Column("target", "Learns from"),
+    Column("over", "Over the epochs", minor=True),
+    Column("fall", "Fall", "right"),
+    Column("target", "Learns from", minor=True),
     Column("digest", "Prompt digest", kind="code", minor=True),
 )
 TARGETS = {"given": "the given response", "model": "the model's own answer", "refusal": "the refusal text"}
@@ -25,9 +28,11 @@ def show(api: Api, training: Json, number: int) -> None:
         ui.refused(error)
         return
     _head(step)
-    if step["batch_idx"] is not None:
+    batch = batch_over_epochs.detail(api, training, step["batch_idx"])
+    if batch is not None:
         _way_to_batch(step)
-    _samples(step)
+        batch_over_epochs.show(training, batch, number)
+    _samples(step, batch)
 
 
 def _head(step: Json) -> None:
@@ -86,7 +91,9 @@ def _way_to_batch(step: Json) -> None:
             address.go("batch", analysis=step["analysis_id"], batch=step["batch_idx"])
 
 
-def _samples(step: Json) -> None:
+def _samples(step: Json, batch: Json | None) -> None:
+    over = batch_over_epochs.sample_cells(batch)
+    columns = [c for c in COLUMNS if over or c.key not in ("over", "fall")]
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.subheader("Losses per sample")
         shown = text_switch("step")
@@ -100,13 +107,14 @@ def _samples(step: Json) -> None:
                 "index": cell(f"Batch {s['batch_idx']}, sample {s['in_batch_idx']}", i),
                 "label": cell(s["label"], s["label"]),
                 "loss": {"t": words.number(s["loss"]), "v": (s["loss"] or 0.0) / largest},
+                **(_over_epochs(over[s["in_batch_idx"]]) if over else {}),
                 "target": cell(TARGETS.get(s["target"], s["target"])),
                 "digest": cell(words.short_hash(s["prompt_digest"]), hint=s["prompt_digest"]),
             },
         )
         for i, s in enumerate(step["samples"])
     ]
-    opened = table(COLUMNS, rows, key="step-samples", label="Samples of this step, in order")
+    opened = table(columns, rows, key="step-samples", label="Samples of this step, in order")
     if opened:
         sample = step["samples"][int(opened)]
         address.go("batch", analysis=step["analysis_id"], batch=sample["batch_idx"], sample=sample["in_batch_idx"])
@@ -117,3 +125,10 @@ def _samples(step: Json) -> None:
             st.code(s["answer"] or "", language=None, wrap_lines=True)
     else:
         ui.note("Prompt and answer texts are hidden: some of these prompts describe harm.")
+
+
+def _over_epochs(sample: Json) -> dict[str, Json]:
+    return {
+        "over": cell(fall_charts.losses_in_words(sample["losses"])),
+        "fall": cell(words.signed(sample["fall"]), sample["fall"]),
+    }

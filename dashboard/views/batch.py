@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
-from dashboard.parts import runs, samples
+from dashboard.parts import batch_over_epochs, runs, samples
 from dashboard.table import Column, Row, cell, table
 
 
@@ -267,6 +267,7 @@ def _trainings(api: Api, analysis: Json, batch_idx: int) -> None:
         for r in rows
     ]
     opened = table(COLUMNS, made, key="batch-trainings", label="Training steps that used this batch")
+    batch_over_epochs.of_trainings(analysis["id"], batch_idx, rows)
     if opened:
         training, _, step = opened.rpartition(":")
         address.go("training", id=training, step=step)

@@ -41,7 +41,7 @@ def _list(api: Api) -> None:
     )
     keeping.offer_undo(api, "evaluations")
     found = api.get("/evaluations", limit=200)["items"]
-    wanted = address.text("set")
+    wanted, model = address.text("set"), address.text("model")
     if found:
         runs.evaluations(found, key="evaluations")
     else:
@@ -54,8 +54,8 @@ def _list(api: Api) -> None:
         )
         if st.button("Choose experts in an analysis", type="primary"):
             address.go("analysis")
-    with st.expander("Start an evaluation", expanded=bool(wanted) or not found, icon=":material/add:"):
-        evaluation_form.show(api, wanted)
+    with st.expander("Start an evaluation", expanded=bool(wanted or model) or not found, icon=":material/add:"):
+        evaluation_form.show(api, wanted, model)
 
 
 def _one(api: Api, evaluation: Json) -> None:

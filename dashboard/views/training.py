@@ -4,12 +4,24 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import address, charts, data, ui, words
+from dashboard import address, charts, data, fall_charts, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import before_after, keeping, run_lists, runs, step_panel, training_form, verify
+from dashboard.parts import (
+    before_after,
+    explanation,
+    keeping,
+    run_lists,
+    runs,
+    step_panel,
+    trained_batches,
+    training_form,
+    verify,
+)
 from dashboard.plot import lines
 
 CURVES = {"loss": "Loss per step", "order": "Order of batches", "risk": "Loss against risk_diff"}
+ROOMS = {"batches": "Batches", "why": "Why?"}
+"""Needs batches: a run that did not preserve them has none."""
 
 
 def main() -> None:
@@ -98,38 +110,44 @@ def _processes(training: Json) -> int:
 @ui.guarded
 def _curve_and_step(api: Api, training: Json, steps: list[Json]) -> None:
     _strip(training, steps)
-    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
-        curve = ui.choice("Show", "curve", CURVES)
-        ui.share(
-            f"/trainings/{training['id']}/steps",
-            {"limit": 500},
-            key="share-steps",
-            save={form: f"steps-{training['id']}.{form}" for form in ("csv", "parquet")},
-            plot=f"{curve}:{training['id']}",
-        )
+    preserved = training["params"].get("preserve_batches", True)
+    shown = ui.choice("Show", "curve", CURVES | (ROOMS if preserved else {}), resets=("after", "sort"))
+    if shown == "batches":
+        trained_batches.show(api, training)
+    elif shown == "why":
+        explanation.show(api, training)
+    else:
+        _curve(api, training, steps, shown)
     picked = address.index("step")
-
-    def pick(step: int) -> None:
-        address.put(step=step)
-
-    lines(
-        _figure(api, training, steps, curve),
-        key=f"{curve}:{training['id']}",
-        filename=f"{curve}-{training['id']}",
-        selected=picked,
-        on_point=pick,
-    )
-    if picked is None:
+    if picked is not None:
+        step_panel.show(api, training, picked)
+    elif shown in CURVES:
         ui.note(
             "Click a point, or focus the plot and press the arrow keys, to see a step and the batch it was trained on."
         )
-    else:
-        step_panel.show(api, training, picked)
+
+
+def _curve(api: Api, training: Json, steps: Sequence[Json], curve: str) -> None:
+    name = f"{curve}-{training['id']}"
+    ui.share(
+        f"/trainings/{training['id']}/steps",
+        {"limit": 500},
+        key="share-steps",
+        save={form: f"steps-{training['id']}.{form}" for form in ("csv", "parquet")},
+        plot=f"{curve}:{training['id']}",
+    )
+    lines(
+        _figure(api, training, steps, curve),
+        key=f"{curve}:{training['id']}",
+        filename=name,
+        selected=address.index("step"),
+        on_point=lambda step: address.put(step=step),
+    )
 
 
 def _figure(api: Api, training: Json, steps: Sequence[Json], curve: str) -> charts.Lines:
     if curve == "order":
-        return charts.visiting_order(steps)
+        return fall_charts.order_by_epoch(steps)
     if curve == "risk":
         path = f"/analyses/{training['analysis_id']}/batches"
         return charts.loss_against_risk(steps, data.all_items(api, path, "trained"))

@@ -86,8 +86,3 @@ def test_a_batch_without_a_value_leaves_a_gap_in_the_plot_of_an_expert() -> None
     points = next(t for t in figure.traces if t.refs)
     assert points.y == [0.1, None, 0.1]
     assert points.refs == [0, 1, 2]
-
-
-def test_steps_without_a_batch_are_left_out_of_the_visiting_order() -> None:
-    steps = [*_steps(), {"step": 5, "epoch": 2, "batch_idx": None}]
-    assert charts.visiting_order(steps).traces[0].refs == [1, 2, 3, 4]
