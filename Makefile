@@ -16,7 +16,7 @@ PYTEST_ARGS ?= -n auto
 export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-browser test-vllm test-study lint format check bench gpu-check screenshots real-input clean
+.PHONY: help demo serve test test-browser test-vllm test-study fuzz lint format check bench gpu-check screenshots real-input clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -70,8 +70,11 @@ serve: $(VENV)/.demo ## backend, worker and dashboard, without the demonstration
 # --- check ---------------------------------------------------------------------------------------------------------
 
 test: $(VENV)/.dev ## the whole test suite but for what it names as left out
-	@echo "make: left out here: tests in a real browser (make test-browser), tests with the real vLLM (make test-vllm), a whole study (make test-study)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not vllm and not study" $(PYTEST_ARGS) $(AGAIN)
+	@echo "make: left out here: tests in a real browser (make test-browser), tests with the real vLLM (make test-vllm), a whole study (make test-study), long fuzzing (make fuzz)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not vllm and not study and not fuzz" $(PYTEST_ARGS) $(AGAIN)
+
+fuzz: $(VENV)/.dev ## every route and the life of jobs, tried at length: Schemathesis, Hypothesis (many minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz $(AGAIN)
 
 test-browser: $(VENV)/.dev ## the dashboard in a real Chromium (needs the program chromium)
 	@command -v chromium >/dev/null || { echo "These tests need Chromium: apt-get install chromium"; exit 1; }

@@ -111,11 +111,18 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """Return every method of an address; the router itself names only those of the first route that fits."""
+    """Return every method of an address; the router itself names only those of the first route that fits.
+
+    An address that is spelled out in the document has its own methods alone, not those of a pattern that fits it too.
+    """
     paths: dict[str, dict[str, Any]] = request.app.openapi()["paths"]
     here = request.url.path
-    methods = [verbs for path, verbs in paths.items() if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", path), here)]
+    methods = [paths[here]] if here in paths else _fitting(paths, here)
     return ", ".join(sorted({verb.upper() for verbs in methods for verb in verbs})) or "GET"
+
+
+def _fitting(paths: Mapping[str, dict[str, Any]], here: str) -> list[dict[str, Any]]:
+    return [verbs for path, verbs in paths.items() if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", path), here)]
 
 
 async def on_database_busy(request: Request, error: Exception) -> Response:

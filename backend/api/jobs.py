@@ -70,12 +70,20 @@ def get_logs(here: Here, job_id: PathId, page: Paged) -> Listing[LogLine]:
         return listing(jobs.logs(session, job_id, page.after(int), page.limit), show_log)
 
 
+_EVENT = {
+    "type": "object",
+    "properties": {"event": {"enum": ["status", "log"]}, "id": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["event", "data"],
+}
+"""One event of the stream: a server-sent event's fields are text."""
+
+
 @router.get(
     "/{job_id}/events",
     response_class=StreamingResponse,
     responses={
         200: {
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": _EVENT}},
             "description": "`event: status` with the job as JSON whenever it changes, `event: log` for every new log "
             "line; the stream ends when the job is finished.",
         }
