@@ -1,7 +1,7 @@
 """Schemathesis over the whole OpenAPI document, on a real server with one of everything in it.
 
-Its default checks: no server error, no status, header or body that the document does not name, what breaks the schema is
-refused, nothing is reachable without the token or after it was deleted. Stateful: answers feed the next requests.
+Its default checks: no server error, no status, header or body that the document does not name; what breaks the schema
+is refused; nothing is reachable without the token or after it was deleted. Stateful: answers feed the next requests.
 """
 
 import subprocess
@@ -17,14 +17,25 @@ CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 def tried(folder: Path, *, phases: str, examples: int, seed: int) -> str:
     """Run Schemathesis against a filled server; return what it said, and fail with it if it found anything."""
-    options = ["--phases", phases, "--max-examples", str(examples), "--seed", str(seed), "--no-shrink"]
+    options = [
+        "--config-file",
+        str(CONFIG),
+        "run",
+        "--phases",
+        phases,
+        "--max-examples",
+        str(examples),
+        "--seed",
+        str(seed),
+        "--no-shrink",
+    ]
     options += ["--continue-on-failure", "--warnings", "off", "--request-timeout", "20", "--no-color"]
     options += ["--suppress-health-check", "all", "--header", f"Authorization: Bearer {TOKEN}"]
     with serve(folder / "home") as backdrop:
         fill(backdrop)
+        options.append(f"{backdrop.url}/openapi.json")
         done = subprocess.run(
-            [sys.executable, "-m", "schemathesis.cli", "--config-file", CONFIG, "run", f"{backdrop.url}/openapi.json"]
-            + options,
+            [sys.executable, "-m", "schemathesis.cli", *options],
             cwd=folder,
             capture_output=True,
             text=True,
