@@ -54,8 +54,9 @@ def _log(job_id: str, message: str, level: str = "info") -> None:
 
 
 def begin(session: Session, table: type[t.Run], id_: str, job_id: str) -> bool:
-    """Note that this worker works on a job; False if what it is about is not wanted any more."""
-    writes.start_job(session, job_id, _executor())
+    """Note that this worker works on a job; False if it was cancelled, or what it is about is not wanted any more."""
+    if not writes.start_job(session, job_id, _executor()):
+        return False
     writes.log(session, job_id, f"started on {_executor()}")
     return writes.start(session, table, id_)
 
@@ -112,8 +113,8 @@ async def _child(job_id: str, *args: str) -> Any:
 async def end(job_id: str, kind: str, id_: str, status: str, error: str | None = None) -> list[list[str]]:
     """Write the final status of a job and of what it worked on, and the jobs that follow: (job, kind, subject)."""
     with writing(_engine()) as session:
-        writes.finish_all(session, job_id, kind, id_, status, error)
-        if kind != "analysis" or status != "succeeded":
+        ended = writes.finish_all(session, job_id, kind, id_, status, error)
+        if not ended or kind != "analysis" or status != "succeeded":
             return []
         return [[job.id, job.kind, job.subject_id] for job in statistics.request_defaults(session, id_)]
 

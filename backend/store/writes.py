@@ -221,32 +221,39 @@ def finish(session: Session, table: type[t.Run], id_: str, status: str, error: s
     return isinstance(result, CursorResult) and result.rowcount == 1
 
 
-def start_job(session: Session, job_id: str, executor_id: str) -> None:
-    """Note that a worker took a job."""
-    session.execute(
+def start_job(session: Session, job_id: str, executor_id: str) -> bool:
+    """Note that a worker took a job. False if it is over: cancelled, and what it worked on may have another job now."""
+    result = session.execute(
         update(t.Job)
         .where(t.Job.id == job_id, t.Job.status.in_(ACTIVE))
         .values(status="running", executor_id=executor_id, started_at=func.coalesce(t.Job.started_at, t.utcnow()))
     )
+    return isinstance(result, CursorResult) and result.rowcount == 1
 
 
-def finish_job(session: Session, job_id: str, status: str, error: str | None = None) -> None:
-    """Set the final status of an active job."""
-    session.execute(
+def finish_job(session: Session, job_id: str, status: str, error: str | None = None) -> bool:
+    """Set the final status of an active job. False if it is over already."""
+    result = session.execute(
         update(t.Job)
         .where(t.Job.id == job_id, t.Job.status.in_(ACTIVE))
         .values(status=status, error=error, finished_at=t.utcnow())
     )
+    return isinstance(result, CursorResult) and result.rowcount == 1
 
 
 def finish_all(
     session: Session, job_id: str, kind: str, subject_id: str, status: str, error: str | None = None
-) -> None:
-    """Set the final status of a job and of what it worked on, and note it in the job's log."""
+) -> bool:
+    """Set the final status of a job and of what it worked on, and note it in the job's log.
+
+    False, and nothing changes, if the job is over: it was cancelled, and a run that was resumed since has another job.
+    """
+    if not finish_job(session, job_id, status, error):
+        return False
     if kind in t.RUNS:
         finish(session, t.RUNS[kind], subject_id, status, error)
-    finish_job(session, job_id, status, error)
     log(session, job_id, error or status, "error" if error else "info")
+    return True
 
 
 def log(session: Session, job_id: str, message: str, level: str = "info") -> None:
