@@ -32,6 +32,14 @@ class Settings(BaseSettings):
     judge_url: str = ""
     judge_model: str = ""
     judge_key: SecretStr = SecretStr("")
+    # Experiment trackers, by the libraries' own names.
+    tensorboard_dir: Path | None = Field(default=None, validation_alias="TENSORBOARD_LOGGING_DIR")
+    mlflow_uri: str = Field(default="", validation_alias="MLFLOW_TRACKING_URI")
+    mlflow_experiment: str = Field(default="routeprint", validation_alias="MLFLOW_EXPERIMENT_NAME")
+    wandb_mode: str = Field(default="offline", validation_alias="WANDB_MODE")
+    wandb_dir: Path | None = Field(default=None, validation_alias="WANDB_DIR")
+    wandb_project: str = Field(default="routeprint", validation_alias="WANDB_PROJECT")
+    wandb_api_key: SecretStr = Field(default=SecretStr(""), validation_alias="WANDB_API_KEY")
 
     @property
     def tables_url(self) -> str:

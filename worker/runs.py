@@ -19,7 +19,7 @@ ROUTINGS = ("free", "masked")
 SCHEDULES = ("constant", "linear")
 
 
-_DECIDING = (
+DECIDING = (
     "mode",
     "routing",
     "epochs",
@@ -104,7 +104,7 @@ class TrainingRun:
         choice = self.choice
         per_batch = {key: sorted(pairs) for key, pairs in (choice.per_batch or {}).items()}
         return digest(
-            {name: getattr(self, name) for name in _DECIDING}
+            {name: getattr(self, name) for name in DECIDING}
             | {"experts": sorted(choice.everywhere), "per_batch": per_batch}
             | {"batches": [_batch_key(batch) for batch in self.batches]}
             | ({"adapter": self.adapter.to_dict()} if self.adapter else {})

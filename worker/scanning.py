@@ -20,6 +20,7 @@ from backend.store.engine import shared_engine, writing
 from backend.store.writes import record_model
 from worker.capture.engines import ENGINES, engines_for, usable_engines
 from worker.models import ScannedModel, scan_models, sha256_file
+from worker.tracking import trackers_there
 
 
 def choose_device(settings: Settings) -> str:
@@ -60,7 +61,12 @@ def probe() -> dict[str, Any]:
         name, memory = f"{device} ({properties.name})", int(properties.total_memory)
     else:
         name, memory = device, int(psutil.virtual_memory().total)
-    return {"device": name, "memory_bytes": memory, "engines": usable_engines(device), "versions": versions()}
+    return {
+        "device": name,
+        "memory_bytes": memory,
+        "engines": usable_engines(device),
+        "versions": versions() | trackers_there(),
+    }
 
 
 def model_row(model: ScannedModel, scanned_by: str, engines: Sequence[str]) -> dict[str, Any]:

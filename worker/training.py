@@ -32,6 +32,8 @@ from worker.resuming import go_on, say_differences
 from worker.runs import NoSink, StepRecord, StepSink, TrainingDiverged, TrainingResult, TrainingRun
 from worker.seen import Seen
 from worker.sharding import shard, whole_state
+from worker.trackers import reported
+from worker.tracking import Tracking
 from worker.trainers import ExpertMaskingTrainer
 from worker.witness import ExpectedBatch
 
@@ -52,8 +54,10 @@ _PATIENCE = 10.0
 """Seconds that are given to the processes of an attempt that was killed a moment ago to end."""
 
 
-def train(run: TrainingRun, sink: StepSink) -> TrainingResult:
+def train(run: TrainingRun, sink: StepSink, tracking: Tracking | None = None) -> TrainingResult:
     """Train from wherever an earlier process left the run; return at once if it is finished.
+
+    tracking: which experiment trackers are told of every step, too.
 
     Raises InvalidInput for a run that cannot be started, Conflict if another process trains in `out_dir` or another run
     lies there, ProvenanceBroken if a step is not its analysis batch, TrainingDiverged, NotSupported or MaskNotEffective
@@ -68,7 +72,7 @@ def train(run: TrainingRun, sink: StepSink) -> TrainingResult:
         if isinstance(start, TrainingResult):
             return start
         with deterministic(run.device):
-            return _train(run, sink, start, ranks)
+            return _train(run, sink, start, ranks, tracking if ranks.first else None)
 
 
 def _start(run: TrainingRun, sink: StepSink) -> TrainingResult | Path | None:
@@ -80,7 +84,9 @@ def _start(run: TrainingRun, sink: StepSink) -> TrainingResult | Path | None:
     return newest_checkpoint(run.out_dir, run.digest, lambda text: sink.note("checkpoint", text))
 
 
-def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ranks) -> TrainingResult:
+def _train(
+    run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ranks, tracking: Tracking | None
+) -> TrainingResult:
     set_seed(run.seed)
     loaded = _load(run, ranks)
     environment = {"versions": _versions(run), "threads": torch.get_num_threads()}
@@ -98,7 +104,8 @@ def _train(run: TrainingRun, sink: StepSink, checkpoint: Path | None, ranks: Ran
         sink.log(f"going on after step {resumed_from} of {run.n_steps}")
     elif report.free_layers:
         sink.log(f"layers without enough selected experts stay free: {', '.join(map(str, report.free_layers))}")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with reported(trainer, tracking):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.check_replicas()
     n_steps = int(trainer.state.global_step)
     ends = {"stopped": stop.stopped, "resumed_from": resumed_from} | _layers(report)
@@ -178,7 +185,7 @@ def _arguments(run: TrainingRun, loaded: LoadedModel) -> TrainingArguments:
         use_cache=bool(getattr(loaded.model.config, "use_cache", False)),  # else the saved model would say False
         remove_unused_columns=False,
         save_strategy="no",  # _StopWhenAsked decides
-        logging_strategy="no",
+        logging_strategy="no",  # each step is reported once, with the figures of its record (trackers.py)
         report_to="none",
         disable_tqdm=True,
     )

@@ -31,6 +31,7 @@ from worker.prompts import answer_is_cut, decode_answer, encode_answer
 from worker.runs import TrainingResult, TrainingRun
 from worker.scanning import choose_device, environment, model_row
 from worker.store_sink import StoreSink
+from worker.tracking import check_tools, tracking_of
 from worker.training import train
 
 RUN_PARAMS = (
@@ -54,15 +55,19 @@ def run_training(training_id: str, job_id: str) -> int:
     settings = get_settings()
     engine = shared_engine(settings.tables_url)
     training, analysis, plan, model_path = _load(engine, training_id)
+    check_tools(training.params.get("report_to", ()), settings)
     freeze_targets(engine, training, analysis, plan, model_path)
     run = _run(engine, settings, training, analysis, plan, model_path)
     n = count_processes(training.params.get("n_processes"), choose_device(settings))
+    tracking = tracking_of(engine, settings, training, run)
     with writing(engine) as session:
         where = environment(settings) | {"n_processes": n}
         writes.set_stage(session, t.Training, training_id, stage="training", total=run.n_steps, environment=where)
+        if tracking is not None:
+            tracking.say_where(session)
     sink = StoreSink(engine, training_id, job_id)
     if n == 1:
-        result = train(run, sink)
+        result = train(run, sink, tracking)
     else:
         give_memory_back()  # of the model that wrote the targets
         sink.log(f"training in {n} processes; process 0 writes the records and the checkpoints")
@@ -79,7 +84,8 @@ def train_together(training_id: str, job_id: str) -> dict[str, Any]:
     engine = shared_engine(settings.tables_url)
     training, analysis, plan, model_path = _load(engine, training_id)
     run = _run(engine, settings, training, analysis, plan, model_path)
-    return train(run, StoreSink(engine, training_id, job_id)).write()
+    tracking = tracking_of(engine, settings, training, run)
+    return train(run, StoreSink(engine, training_id, job_id), tracking).write()
 
 
 def _load(engine: Engine, training_id: str) -> tuple[t.Training, t.Analysis, BatchPlan, str]:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from backend.api.schemas.trainings import TrainingCreate
 from backend.domain.errors import Conflict, InvalidInput, NotSupported
 from backend.domain.vocabulary import LABELS
-from backend.store import datasets, experts, models, risks, runs
+from backend.store import datasets, experts, jobs, models, risks, runs
 from backend.store import tables as t
 
 
@@ -29,6 +29,7 @@ def checked(session: Session, body: TrainingCreate) -> tuple[t.Analysis, t.Exper
             ("body", "n_processes"),
         )
     _check_adapter(body, model)
+    _check_trackers(session, body)
     params = body.model_dump(mode="json", exclude={"name"})
     return analysis, expert_set, params
 
@@ -51,6 +52,18 @@ def _check_adapter(body: TrainingCreate, model: t.Model) -> None:
         raise NotSupported(
             f"{model.architecture} cannot be trained with an adapter: {model.refuses['adapter']} Leave adapter null."
         )
+
+
+def _check_trackers(session: Session, body: TrainingCreate) -> None:
+    """Refuse a tracker that no worker has which is up now; while none is up, the worker that comes says it."""
+    there = [worker for worker in jobs.workers(session) if jobs.is_alive(worker)] if body.report_to else []
+    for tool in body.report_to:
+        if there and not any(tool in worker.versions for worker in there):
+            raise InvalidInput(
+                f"No worker that is up has {tool}: install it there (pip install 'routeprint[tracking]') and start the "
+                "worker again, or leave it out.",
+                ("body", "report_to"),
+            )
 
 
 def _check_targets(session: Session, body: TrainingCreate, dataset: t.Dataset) -> None:

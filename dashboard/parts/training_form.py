@@ -20,6 +20,7 @@ SAFE_TARGETS = {
     "model": "the model's own greedy answer",
     "refusal": "the refusal text",
 }
+TRACKERS = {"tensorboard": "TensorBoard", "mlflow": "MLflow", "wandb": "Weights & Biases (offline)"}
 UNSAFE_TARGETS = SAFE_TARGETS | {"default": "default: the given response, else the refusal text"}
 
 
@@ -163,6 +164,15 @@ def _more(error: ApiRefused | None) -> Json:
         every = st.number_input("Checkpoint every … steps", 1, 100_000, 20)
         ui.field_error(error, "max_answer_length")
     hardware = _hardware(error) | _adapter(error)
+    trackers = st.multiselect(
+        "Report every step to",
+        list(TRACKERS),
+        format_func=TRACKERS.__getitem__,
+        placeholder="none",
+        help="Where the worker has them installed. They write below its data folder; nothing leaves the machine unless "
+        "the worker's owner set that up. The training's page says where the logs are.",
+    )
+    ui.field_error(error, "report_to")
     shuffle = st.toggle("Shuffle the order of batches between epochs", True, help="Never inside a batch.")
     preserve = st.toggle(
         "Preserve analysis batches", True, help="Off: the same samples flattened and reshuffled, the baseline."
@@ -176,6 +186,7 @@ def _more(error: ApiRefused | None) -> Json:
         "checkpoint_every": every,
         "shuffle_batches": shuffle,
         "preserve_batches": preserve,
+        "report_to": trackers,
     } | hardware
 
 

@@ -84,6 +84,8 @@ def _one(api: Api, training: Json) -> None:
             *([("trained model", training["result"]["model_id"], "")] if training["result"].get("model_id") else []),
         ]
     )
+    for tracker, place in training["result"].get("tracking", {}).items():
+        st.text(f"{training_form.TRACKERS[tracker]} logs, on the worker: {place}")
     for noted in training["result"].get("notes", []):
         ui.note(f"Noted during this run: {noted['text']}.")
     steps = data.all_items(api, f"/trainings/{training['id']}/steps", data.version(training), fields="summary")

@@ -98,6 +98,15 @@ class TrainingCreate(TrainingParams):
     expert_set_id: Id | None = None
     seed: Annotated[int, Field(strict=True, ge=0, le=2**31 - 1)] = 0
     preserve_batches: Flag = True
+    report_to: Annotated[
+        list[Literal["tensorboard", "mlflow", "wandb"]],
+        Field(
+            default_factory=list,
+            max_length=3,
+            description="Experiment trackers that are told every step, where the worker has them. They write below its "
+            "data folder; nothing leaves the machine unless its owner set that up. `result.tracking` says where.",
+        ),
+    ]
     name: Name | None = None
 
 
