@@ -132,7 +132,10 @@ def newest_checkpoint(out_dir: Path, run: str, log: Callable[[str], None]) -> Pa
             log(f"{folder.name} cannot be used ({error}); going back to the one before it")
             continue
         if manifest.facts.get("run") != run:
-            raise Conflict(f"{out_dir.name} holds {folder.name} of another run: give this run its own folder.")
+            raise Conflict(
+                f"{out_dir.name} holds {folder.name} of another run: give this run its own folder. If it is this run's "
+                "own, its stored prompts, targets or settings were changed since: `routeprint verify` names what."
+            )
         if manifest.facts["version"] < FORMAT:
             log(
                 f"{folder.name} was written by an earlier version, with pickled state that is no longer read; "

@@ -24,6 +24,7 @@ class TrainExample:
     """One sample with its target. prompt_ids, answer_ids: int32 [token], unpadded; the answer has at least one token.
 
     prompt_digest: what the analysis stored for this sample; training must feed a prompt with this digest.
+    row_id, label: of what is stored now. planned: (row id, label) of the frozen plan; None: the same.
     """
 
     prompt_ids: NDArray[np.int32]
@@ -34,6 +35,7 @@ class TrainExample:
     label: Label
     row_id: str
     prompt_digest: str
+    planned: tuple[str, Label] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

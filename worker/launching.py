@@ -122,7 +122,8 @@ def _result(code: int, n: int, folder: Path) -> Any:
     known = [error for error in errors if error[1]["known"]]
     if known or (errors and not str(died.get("how", "")).startswith("SIG")):
         rank, first = min(known or errors, key=lambda error: float(error[1]["at"]))
-        raise ProcessesFailed(first["error"] if first["known"] else f"Process {rank} of {n}: {first['error']}")
+        all_say_so = [answer["error"] for _, answer in known] == [first["error"]] * n
+        raise ProcessesFailed(first["error"] if all_say_so else f"Process {rank} of {n}: {first['error']}")
     if died:
         hint = " (the machine may have run out of memory)" if died["how"] == "SIGKILL" else ""
         raise ProcessesFailed(

@@ -50,7 +50,7 @@ class BatchMonitoringTrainer(ExpertMaskingTrainer):
         self.expected = dict(expected_from_rows(rows, hash_prompt) if expected is None else expected)
         self.on_step, self.seen = on_step, Seen()
         assert self.model is not None
-        self.witness = ForwardWitness(self.model, hash_prompt)
+        self.witness = ForwardWitness(self.model, hash_prompt, self.ranks.rank)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader. Raises ProvenanceBroken if the training set lacks a batch of the analysis, or adds one."""
@@ -81,9 +81,11 @@ class BatchMonitoringTrainer(ExpertMaskingTrainer):
 
     def check_step(self, facts: StepFacts) -> None:
         """Compare what all processes' forwards were given with the analysis batch. Raises ProvenanceBroken."""
-        facts.seen = self.in_order(facts, self.witness.take())
+        shares = self.ranks.gather(self.witness.take())
+        seen = [sample for share in shares for sample in share]
+        facts.seen = [seen[i] for i in facts.order]
         if self.preserve_batches:
-            check_step(self.state.global_step + 1, self._due(), facts.seen)
+            check_step(self.state.global_step + 1, self._due(), facts.seen, shares)
 
     def finish_step(self, facts: StepFacts) -> None:
         """Report the step."""

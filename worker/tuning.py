@@ -17,6 +17,7 @@ from backend.domain.vocabulary import Expert, Label
 from backend.settings import Settings, get_settings
 from backend.store import plans, writes
 from backend.store import tables as t
+from backend.store.checks import domain_row
 from backend.store.checks_training import frozen_digest
 from backend.store.engine import reading, shared_engine, writing
 from worker.adapters import ADAPTER_DIR, Adapter
@@ -256,7 +257,7 @@ def _run(
         origin = origin_of(session, training.id)
     return TrainingRun(
         model_path=model_path,
-        batches=tuple(_batch(engine, analysis.id, batch, answers) for batch in plan.batches),
+        batches=tuple(_batch(engine, analysis, batch, answers) for batch in plan.batches),
         out_dir=settings.artifacts_path / "trainings" / training.id,
         experts=_experts(engine, training),
         mode=training.mode,
@@ -273,9 +274,11 @@ def _run(
 
 
 def _batch(
-    engine: Engine, analysis_id: str, batch: PlannedBatch, answers: Mapping[tuple[int, int], t.TrainingExample]
+    engine: Engine, analysis: t.Analysis, batch: PlannedBatch, answers: Mapping[tuple[int, int], t.TrainingExample]
 ) -> TrainBatch:
-    samples = _samples(engine, analysis_id, batch.batch_idx)
+    """Return a batch as its rows are stored now, beside what the plan says of them: a step that differs is stopped."""
+    samples = _samples(engine, analysis.id, batch.batch_idx)
+    rows = prompt_rows(engine, analysis.dataset_id, [planned.row_idx for planned in batch.samples])
     if len(samples) != len(batch.samples):
         raise ProvenanceBroken(
             f"Batch {batch.batch_idx} was planned with {len(batch.samples)} samples; {len(samples)} were analysed."
@@ -288,10 +291,11 @@ def _batch(
             batch_id=batch.batch_id,
             in_batch_idx=sample.in_batch_idx,
             label=Label(sample.label),
-            row_id=sample.row_id,
+            row_id=domain_row(rows[planned.row_idx]).digest if sample.row_id == planned.row_id else sample.row_id,
             prompt_digest=sample.prompt_digest,
+            planned=(planned.row_id, planned.label),
         )
-        for sample in samples
+        for planned, sample in zip(batch.samples, samples, strict=True)
     )
     return TrainBatch(batch.batch_idx, batch.batch_id, examples)
 

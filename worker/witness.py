@@ -18,7 +18,7 @@ from backend.domain.canonical import sha256_hex
 from backend.domain.errors import ProvenanceBroken
 from backend.domain.vocabulary import Label
 from worker.examples import IGNORED, SampleKey, TrainBatch, sample_key
-from worker.sampling import Rows
+from worker.sampling import Rows, share_of
 
 _NAMED = 5
 """How many differing samples an error names."""
@@ -33,11 +33,15 @@ def ids_digest(ids: NDArray[np.int32]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SeenSample:
-    """A sample as it stood in the forward call. Digests are of the ids that were there, the key is what it claimed."""
+    """A sample as it stood in the forward call. Digests are of the ids that were there, the key is what it claimed.
+
+    rank: the process whose forward it was.
+    """
 
     key: SampleKey
     prompt_digest: str
     answer_digest: str
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,9 @@ class ExpectedBatch:
             batch.batch_idx,
             batch.batch_id,
             tuple(
-                ExpectedSample(e.in_batch_idx, e.label, e.row_id, e.prompt_digest, ids_digest(e.answer_ids))
+                ExpectedSample(e.in_batch_idx, label, row_id, e.prompt_digest, ids_digest(e.answer_ids))
                 for e in batch.examples
+                for row_id, label in [e.planned or (e.row_id, e.label)]
             ),
         )
 
@@ -93,8 +98,8 @@ def expected_from_rows(rows: Rows, hash_prompt: HashPrompt) -> dict[int, Expecte
 class ForwardWitness:
     """A forward pre-hook on the model. `announce` the rows before each forward, `take` what was seen after them."""
 
-    def __init__(self, model: torch.nn.Module, hash_prompt: HashPrompt) -> None:
-        self._hash = hash_prompt
+    def __init__(self, model: torch.nn.Module, hash_prompt: HashPrompt, rank: int = 0) -> None:
+        self._hash, self._rank = hash_prompt, rank
         self._announced: tuple[Sequence[SampleKey], Tensor] | None = None
         self._seen: list[SeenSample] = []
         self._handle = model.register_forward_pre_hook(self._look, with_kwargs=True)
@@ -123,12 +128,17 @@ class ForwardWitness:
             before = np.cumsum(answer) == 0
             prompt = ids[row][real & before].astype(np.int32)
             target = ids[row][real & ~before].astype(np.int32)
-            self._seen.append(SeenSample(key, self._hash(prompt), ids_digest(target)))
+            self._seen.append(SeenSample(key, self._hash(prompt), ids_digest(target), self._rank))
 
 
-def check_step(step: int, expected: ExpectedBatch, seen: Sequence[SeenSample]) -> None:
-    """Raise ProvenanceBroken, naming the batch and its samples, unless the forward was given exactly this batch."""
-    problems = _problems(expected, seen)
+def check_step(
+    step: int, expected: ExpectedBatch, seen: Sequence[SeenSample], shares: Sequence[Sequence[SeenSample]] = ()
+) -> None:
+    """Raise ProvenanceBroken, naming the batch and its samples, unless the forward was given exactly this batch.
+
+    seen: in the batch's order. shares: what each process was given, in its own order, if there are several.
+    """
+    problems = [*_wrong_shares(expected, shares), *_problems(expected, seen, len(shares))]
     if problems:
         more = f"; and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         raise ProvenanceBroken(
@@ -137,21 +147,31 @@ def check_step(step: int, expected: ExpectedBatch, seen: Sequence[SeenSample]) -
         )
 
 
-def _problems(expected: ExpectedBatch, seen: Sequence[SeenSample]) -> list[str]:
+def _wrong_shares(expected: ExpectedBatch, shares: Sequence[Sequence[SeenSample]]) -> list[str]:
+    """Say which processes were not given their share of the batch, in its order."""
+    problems = []
+    is_safe = [e.label is Label.SAFE for e in expected.samples]
+    for rank, share in enumerate(shares if len(shares) > 1 else ()):
+        wanted = [expected.samples[place].in_batch_idx for place in share_of(is_safe, rank, len(shares))]
+        given = [s.key.in_batch_idx for s in share]
+        if given != wanted:
+            words = [", ".join(map(str, places)) or "none" for places in (given, wanted)]
+            problems.append(f"process {rank} of {len(shares)} was given samples {words[0]}, not {words[1]}")
+    return problems
+
+
+def _problems(expected: ExpectedBatch, seen: Sequence[SeenSample], n_processes: int) -> list[str]:
     problems = []
     strangers = sorted({s.key.batch_idx for s in seen if s.key.batch_id != expected.batch_id})
     if strangers:
         problems.append(f"samples of batch {', '.join(map(str, strangers))} stand in it")
     if len(seen) != len(expected.samples):
         problems.append(f"{len(expected.samples)} samples were planned, {len(seen)} arrived")
-    arrived = {s.key.row_id for s in seen}
-    problems += [
-        f"sample {e.in_batch_idx} (row {e.row_id[:12]}) is missing" for e in expected.samples if e.row_id not in arrived
-    ]
+    problems += _not_there(expected, seen)
     if problems:
         return problems
     for place, (e, s) in enumerate(zip(expected.samples, seen, strict=True)):
-        name = f"sample {e.in_batch_idx} (row {e.row_id[:12]})"
+        name = _name(e) + (f", in process {s.rank} of {n_processes}," if n_processes > 1 else "")
         if (s.key.in_batch_idx, s.key.row_id) != (e.in_batch_idx, e.row_id):
             problems.append(f"{name} is not in its place: sample {s.key.in_batch_idx} stands at place {place}")
         elif s.key.label is not e.label:
@@ -161,3 +181,24 @@ def _problems(expected: ExpectedBatch, seen: Sequence[SeenSample]) -> list[str]:
         elif s.answer_digest != e.answer_digest:
             problems.append(f"{name} has another answer than the one that was frozen")
     return problems
+
+
+def _not_there(expected: ExpectedBatch, seen: Sequence[SeenSample]) -> list[str]:
+    """Say which planned rows did not arrive: because they hold something else now, or not at all."""
+    planned, arrived = {e.row_id for e in expected.samples}, {s.key.row_id for s in seen}
+    now = {
+        s.key.in_batch_idx: s.key.row_id
+        for s in seen
+        if s.key.batch_id == expected.batch_id and s.key.row_id not in planned
+    }
+    return [
+        f"{_name(e)} was changed after the analysis: its row is {now[e.in_batch_idx][:12]} now"
+        if e.in_batch_idx in now
+        else f"{_name(e)} is missing"
+        for e in expected.samples
+        if e.row_id not in arrived
+    ]
+
+
+def _name(sample: ExpectedSample) -> str:
+    return f"sample {sample.in_batch_idx} (row {sample.row_id[:12]})"

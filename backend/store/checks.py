@@ -56,13 +56,14 @@ def read_prompt_set(session: Session, dataset_id: str) -> PromptSet:
         select(t.PromptRow).where(t.PromptRow.dataset_id == dataset_id).order_by(t.PromptRow.row_idx)
     )
     return PromptSet(
-        rows=tuple(_domain_row(row) for row in rows),
+        rows=tuple(domain_row(row) for row in rows),
         label_meaning=LabelMeaning.from_dict(dataset.label_meaning),
         n_duplicates=dataset.n_duplicates,
     )
 
 
-def _domain_row(row: t.PromptRow) -> PromptRow:
+def domain_row(row: t.PromptRow) -> PromptRow:
+    """Return a stored row as the domain knows it; its digest is that of what is stored now."""
     return PromptRow(
         messages=tuple(Message(**m) for m in row.messages),
         label=Label(row.label),

@@ -2,7 +2,8 @@
 
 Started by worker.launching, as worker.rank is. RUNS: JSON, {name: changes for `tiny_run`}; beside those `model`,
 `sizes`, `stop_after`, and faults: `die` [rank, step] (SIGKILL), `raise` [rank, step], `scarce` [rank, rows] (memory
-there for so many rows only), `forged` [rank] (a prompt changed there). A run trains in HOME/NAME and records into
+there for so many rows only), `forged` [rank] (a prompt changed there), `swap` and `drop` [rank, batch_idx] (its sampler
+swaps two samples of that batch, its collator drops one). A run trains in HOME/NAME and records into
 HOME/NAME.jsonl; one that is not its analysis batch answers {"broken": words}.
 """
 
@@ -16,11 +17,13 @@ from typing import Any
 import torch
 
 from backend.domain.errors import InvalidInput, ProvenanceBroken
-from tests.worker.tiny_runs import scarce, tiny_batches, tiny_run
+from tests.worker.tiny_runs import dropping, scarce, swapping, tiny_batches, tiny_run
 from tests.worker.training_process import FileSink
 from worker import training
 from worker.child import die_with_parent
 from worker.launching import answer_rank
+
+FAULTS = ("die", "raise", "scarce", "forged", "swap", "drop")
 
 
 class Stopping(FileSink):
@@ -50,6 +53,10 @@ def with_faults(trainer: Any, faults: dict[str, Any]) -> None:
 
     if faults.get("forged") == [rank]:
         trainer.data_collator = forged
+    if faults.get("drop", [None])[0] == rank:
+        trainer.data_collator = dropping(collate, faults["drop"][1])
+    if faults.get("swap", [None])[0] == rank:
+        swapping(trainer, faults["swap"][1])
 
     def begin_step(facts: Any) -> Any:
         here = [rank, trainer.state.global_step + 1]
@@ -63,7 +70,7 @@ def with_faults(trainer: Any, faults: dict[str, Any]) -> None:
 
 
 def train_one(home: Path, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    faults = {key: changes.pop(key) for key in ("die", "raise", "scarce", "forged") if key in changes}
+    faults = {key: changes.pop(key) for key in FAULTS if key in changes}
     model, stop_after = changes.pop("model"), changes.pop("stop_after", None)
     if sizes := changes.pop("sizes", None):
         changes["batches"] = tiny_batches(sizes)

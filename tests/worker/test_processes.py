@@ -138,7 +138,7 @@ def test_what_another_process_was_given_is_verified_too(home, two):
 
 
 def test_the_first_error_of_a_process_comes_back_in_words_and_what_each_says_with_its_rank(olmoe, tmp_path, capfd):
-    with pytest.raises(ProcessesFailed, match=r"^a fault in process 1$"):
+    with pytest.raises(ProcessesFailed, match=r"^Process 1 of 2: a fault in process 1$"):
         together(tmp_path, faulty={"model": str(olmoe), "raise": [1, 2]})
     assert [r.step for r in records(tmp_path, "faulty")] == [1]
     said = "".join(capfd.readouterr())

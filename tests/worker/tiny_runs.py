@@ -1,7 +1,7 @@
 """Small real training runs over the tiny models, and a sink that remembers what it was told."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from worker.adapters import Adapter
 from worker.examples import TrainBatch, TrainExample
 from worker.prompts import encode_answer, encode_prompt, template_digest, tokenizer_digest
 from worker.runs import StepRecord, TrainingRun
+from worker.sampling import BatchPreservingSampler
 
 SIZES = (4, 4, 4, 2)  # the last batch is short
 
@@ -119,3 +120,22 @@ def scarce(model: torch.nn.Module, rows: int) -> None:
             torch.empty(2**60, dtype=torch.uint8)
 
     model.register_forward_pre_hook(look, with_kwargs=True)
+
+
+def swapping(trainer: Any, batch_idx: int) -> None:
+    """Make a trainer's sampler swap the first two samples of one batch (of this process' share)."""
+    loader = trainer.get_train_dataloader()
+    batches = loader.batch_sampler.batches
+
+    class Swapping(BatchPreservingSampler):
+        def __iter__(self) -> Iterator[list[int]]:
+            for rows in super().__iter__():
+                yield [rows[1], rows[0], *rows[2:]] if set(rows) & set(batches[batch_idx]) else rows
+
+    loader.batch_sampler.__class__ = Swapping
+    trainer.get_train_dataloader = lambda: loader
+
+
+def dropping(collate: Any, batch_idx: int) -> Any:
+    """Return a collator that drops the last sample of one batch (of this process' share)."""
+    return lambda rows: collate(rows[:-1] if rows and rows[0]["batch_idx"] == batch_idx else rows)
