@@ -5,6 +5,7 @@ import pytest
 from backend.domain.vocabulary import Site
 from backend.store import tables as t
 from backend.store.engine import writing
+from backend.store.writes import heartbeat
 from tests.backend import seeding
 from tests.backend.api.calls import Api
 
@@ -215,3 +216,15 @@ def test_a_training_verifies_from_its_rows_to_its_steps_and_a_forged_step_breaks
     broken = ready.api.post(path)["first_break"]
     assert broken["name"].startswith("steps")
     assert "step 2" in broken["where"]
+
+
+def test_a_tracker_that_no_running_worker_has_is_refused_by_name(ready):
+    assert submit(ready, report_to=["tensorboard", "wandb"])["params"]["report_to"] == ["tensorboard", "wandb"]
+    row = {"executor_id": "w", "host": "h", "pid": 1, "device": "cpu", "memory_bytes": None, "engines": []}
+    with writing(ready.engine) as session:  # until now none was up that could have been asked
+        heartbeat(session, row | {"model_loaded": None, "versions": {"torch": "2", "tensorboard": "2"}})
+    refused = submit(ready, 422, report_to=["tensorboard", "wandb"])
+    assert refused["errors"][0]["loc"] == ["body", "report_to"]
+    assert "No worker that is up has wandb: install it there" in refused["errors"][0]["msg"]
+    submit(ready, report_to=["tensorboard"])
+    submit(ready, 422, report_to=["comet"])
