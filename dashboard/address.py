@@ -13,6 +13,7 @@ PAGES = {
     "training": "views/training.py",
     "compare": "views/compare.py",
     "evaluation": "views/evaluations.py",
+    "study": "views/study.py",
     "jobs": "views/jobs.py",
 }
 

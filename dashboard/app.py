@@ -20,6 +20,7 @@ if login.may_see():
             st.Page("views/training.py", title="Trainings", url_path="training"),
             st.Page("views/compare.py", title="Compare", url_path="compare"),
             st.Page("views/evaluations.py", title="Evaluations", url_path="evaluation"),
+            st.Page("views/study.py", title="Studies", url_path="study"),
             st.Page("views/jobs.py", title="Jobs", url_path="jobs"),
         ],
         position="top",

@@ -8,6 +8,7 @@ from dashboard import address, ui
 from dashboard.client import Api, ApiRefused, Json
 
 VIEW = {"analyses": "analysis", "trainings": "training", "evaluations": "evaluation", "comparisons": "compare"}
+VIEW |= {"studies": "study"}
 _DELETED = "just-deleted"
 
 

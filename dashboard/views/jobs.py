@@ -10,12 +10,14 @@ from dashboard.parts import runs
 from dashboard.table import Column, Row, cell, table
 
 VIEW = {"analysis": "analysis", "training": "training", "comparison": "compare", "evaluation": "evaluation"}
+VIEW |= {"study": "study"}
 RESOURCE = {
     "analysis": "analyses",
     "training": "trainings",
     "comparison": "comparisons",
     "evaluation": "evaluations",
     "context": "context",
+    "study": "studies",
 }
 
 

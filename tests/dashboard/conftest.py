@@ -13,7 +13,7 @@ from tests.dashboard.backdrop import TOKEN, Backdrop, fill, serve
 APP = Path(__file__).parents[2] / "dashboard" / "app.py"
 VIEWS = {"/": "overview", "/datasets": "datasets", "/analysis": "analysis", "/batch": "batch"}
 VIEWS |= {"/training": "training", "/compare": "compare", "/jobs": "jobs"}
-VIEWS |= {"/evaluation": "evaluations"}
+VIEWS |= {"/evaluation": "evaluations", "/study": "study"}
 
 Open = Callable[..., AppTest]
 

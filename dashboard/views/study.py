@@ -1,0 +1,181 @@
+"""Studies: does it matter, and does keeping batches make results more reproducible? The list and the form, or one."""
+
+import streamlit as st
+
+from dashboard import address, ui, words
+from dashboard.client import Api, Json
+from dashboard.parts import keeping, runs, study_figures, study_form
+from dashboard.table import Column, Row, cell, table
+
+COLUMNS = (
+    Column("name", "Study"),
+    Column("status", "Status", kind="status"),
+    Column("set", "Expert set", minor=True),
+    Column("seeds", "Seeds", "right"),
+    Column("runs", "Runs", "right", "part"),
+    Column("verdict", "Answer", minor=True),
+    Column("created", "Started", "right", minor=True),
+)
+RUN_COLUMNS = (
+    Column("what", "Run"),
+    Column("arm", "Arm"),
+    Column("seed", "Seed", "right"),
+    Column("status", "Status", kind="status"),
+    Column("progress", "Progress", "right", "part"),
+)
+ROLES = {
+    "training": "training",
+    "causal": "causal check",
+    "analysis": "measurement of the trained model",
+    "evaluation": "answers of the trained model",
+    "comparison": "comparison with the untrained model",
+}
+VIEW = {"training": "training", "evaluation": "evaluation", "analysis": "analysis", "comparison": "compare"}
+ANSWERS = {"shown": "shown", "not_shown": "not shown", "untested": "not tested"}
+
+
+def main() -> None:
+    """Draw the list or the study that the address names."""
+    api = ui.api()
+    study_id = address.text("id")
+    if study_id:
+        _one(api, api.get(f"/studies/{study_id}"))
+    else:
+        _list(api)
+
+
+def _list(api: Api) -> None:
+    ui.page_title("Studies")
+    ui.heading(
+        "Studies",
+        "The same training with batches kept and with samples reshuffled, several seeds each: does it matter, and does "
+        "keeping batches make results more reproducible?",
+    )
+    keeping.offer_undo(api, "studies")
+    found = api.get("/studies", limit=200)["items"]
+    wanted = address.text("set")
+    if found:
+        _table(found)
+    else:
+        ui.card(
+            "No study yet",
+            [
+                "One training says nothing about chance. A study trains the same experts on the same samples with "
+                "several seeds, in both ways, asks every trained model, and tests what differs. Whichever way it comes "
+                "out, it says so."
+            ],
+        )
+    with st.expander("Start a study", expanded=bool(wanted) or not found, icon=":material/add:"):
+        study_form.show(api, wanted)
+
+
+def _table(found: list[Json]) -> None:
+    rows = [
+        Row(
+            one["id"],
+            address.href("study", id=one["id"]),
+            {
+                "name": cell(one["name"], hint=one["id"]),
+                "status": cell(words.state(one["status"]), one["status"], one["error"]),
+                "set": cell(one["expert_set_name"]),
+                "seeds": cell(len(one["params"]["seeds"]), len(one["params"]["seeds"])),
+                "runs": _part(one["progress"]),
+                "verdict": cell(ANSWERS[one["verdict"]["tone"]] if one["verdict"] else "–"),
+                "created": cell(words.ago(one["created_at"]), one["created_at"], one["created_at"]),
+            },
+        )
+        for one in found
+    ]
+    opened = table(COLUMNS, rows, key="studies", label="Studies")
+    if opened:
+        address.go("study", id=opened)
+
+
+def _part(progress: Json) -> Json:
+    done, total = progress["done"], progress["total"]
+    return cell(f"{words.count(done)} / {words.count(total)}" if total else "–", done / total if total else 0.0)
+
+
+def _one(api: Api, study: Json) -> None:
+    ui.page_title(study["name"])
+    n = len(study["params"]["seeds"])
+    ui.heading(
+        study["name"],
+        f"batches kept against samples reshuffled, {words.plural(n, 'seed')} each · {study['model']} · {study['id']}",
+        study["status"],
+    )
+    runs.follow("studies", study, "runs")
+    _links(study)
+    _facts(study)
+    if study["result"]:
+        study_figures.show(study)
+    elif study["status"] in words.UNFINISHED:
+        ui.note("The answers appear when every run is done; each run can be opened from the table below meanwhile.")
+    _runs(study)
+    with st.expander("Record: settings, name"):
+        st.json({name: study[name] for name in ("params", "sha256")}, expanded=1)
+        keeping.show(api, "studies", study)
+
+
+def _links(study: Json) -> None:
+    with st.container(horizontal=True):
+        address.link(
+            f"Analysis: {ui.plain(study['analysis_name'])}",
+            "analysis",
+            icon=":material/arrow_upward:",
+            id=study["analysis_id"],
+        )
+        address.link(
+            f"Expert set: {ui.plain(study['expert_set_name'])}",
+            "analysis",
+            icon=":material/arrow_upward:",
+            id=study["analysis_id"],
+            view="sets",
+        )
+        ui.share(f"/studies/{study['id']}", {}, key="share-study")
+
+
+def _facts(study: Json) -> None:
+    size, training = study["params"]["estimate"], study["params"]["training"]
+    ui.facts(
+        [
+            ("experts trained", words.count(study["n_experts"]), study["expert_set_name"]),
+            ("seeds", words.count(len(study["params"]["seeds"])), "per arm"),
+            ("steps per training", words.count(size["n_steps"] // size["runs"]["training"]), ""),
+            (
+                "epochs",
+                words.count(training["epochs"]),
+                f"learning rate {words.short_float(training['learning_rate'])}",
+            ),
+            ("asked", study["dataset_name"], f"{words.count(size['n_answers'])} answers"),
+            ("took", words.duration(words.between(study["started_at"], study["finished_at"])), ""),
+        ]
+    )
+
+
+def _runs(study: Json) -> None:
+    done = study["status"] == "succeeded"
+    with st.expander(f"The {words.count(len(study['runs']))} runs of this study", expanded=not done):
+        rows = [
+            Row(
+                str(run["n"]),
+                address.href(VIEW[run["kind"]], id=run["id"]) if run["id"] else None,
+                {
+                    "what": cell(ROLES[run["role"]], hint=run["id"]),
+                    "arm": cell(study_figures.ARMS.get(run["arm"] or "", "–")),
+                    "seed": cell("–" if run["seed"] is None else run["seed"], run["seed"]),
+                    "status": cell(words.state(run["status"]), run["status"], run["error"])
+                    if run["status"]
+                    else cell("not made yet", "planned"),
+                    "progress": _part(run["progress"]) if run["progress"] else cell("–", 0.0),
+                },
+            )
+            for run in study["runs"]
+        ]
+        opened = table(RUN_COLUMNS, rows, key=f"study-runs:{study['id']}", label="Runs of this study")
+    chosen = next((run for run in study["runs"] if opened is not None and str(run["n"]) == opened), None)
+    if chosen and chosen["id"]:
+        address.go(VIEW[chosen["kind"]], id=chosen["id"])
+
+
+ui.show(main)
