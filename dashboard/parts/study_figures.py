@@ -144,7 +144,9 @@ def _measure(study_id: str, measure: Json, refs: dict[tuple[str, int], int], res
             (
                 "kept − reshuffled",
                 study_charts.value(measure, level["mean"], sign=True),
-                study_charts.span(measure, level["low"], level["high"], sign=True),
+                study_charts.span(measure, level["low"], level["high"], sign=True)
+                if level["sd"]
+                else "the same in every pair",
             ),
             ("p, level", words.p_value(level["p"]), _best(level)),
             ("scatter, reshuffled / kept", words.times(spread["ratio"]), ""),
