@@ -6,7 +6,7 @@ import httpx
 import typer
 from rich.markup import escape
 
-from backend.commands import data, demo, exchange, keep, run
+from backend.commands import data, demo, exchange, keep, run, study
 from backend.commands.screen import errors
 from backend.domain.errors import RouteprintError
 
@@ -30,6 +30,7 @@ app.command("up", rich_help_panel=_RUN)(run.up)
 app.command("backend", rich_help_panel=_RUN)(run.backend)
 app.command("worker", rich_help_panel=_RUN)(run.worker)
 app.command("dashboard", rich_help_panel=_RUN)(run.dashboard)
+app.command("study", rich_help_panel=_WORK)(study.study)
 app.command("import", rich_help_panel=_WORK)(data.import_)
 app.command("import-experts", rich_help_panel=_WORK)(exchange.import_experts)
 app.command("import-table", rich_help_panel=_WORK)(exchange.import_table)

@@ -78,7 +78,7 @@ def _show_preview(name: str, preview: dict[str, Any]) -> None:
         say(f"  and {hidden} more")
 
 
-def _upload(api: Client, files: Sequence[Path], form: Mapping[str, Any]) -> Json:
+def upload(api: Client, files: Sequence[Path], form: Mapping[str, Any]) -> Json:
     """Send the files, have every row checked, and follow the rows of a large set until all are stored."""
     n_bytes = sum(path.stat().st_size for path in files)
     with ExitStack() as opened, console.status(f"sending {size_in_words(n_bytes)} and checking every row"):
@@ -131,7 +131,7 @@ def import_(
         if not yes and console.is_terminal:
             typer.confirm(f"Import {len(files)} file(s) as {name!r}?", abort=True)
         whole = shared | {"name": name, "label_meaning": meaning}
-        dataset = _upload(api, files, {**whole, "label": labels} if labels else whole)
+        dataset = upload(api, files, {**whole, "label": labels} if labels else whole)
     say(
         f"[bold]{dataset['id']}[/]  {escape(dataset['name'])}: {dataset['n_rows']} prompts, {dataset['n_safe']} safe, "
         f"{dataset['n_unsafe']} unsafe, {dataset['n_duplicates']} duplicates left out"
