@@ -16,7 +16,7 @@ PYTEST_ARGS ?= -n auto
 export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-browser test-vllm test-study fuzz lint format check bench gpu-check screenshots real-input clean
+.PHONY: help demo serve test test-browser test-vllm test-study fuzz lint supply sbom format check bench gpu-check screenshots real-input clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -92,11 +92,18 @@ lint: $(VENV)/.dev ## ruff, mypy --strict, the import contracts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+supply: $(VENV)/.dev ## every dependency is used, pinned, and under a licence that may be passed on; offline
+	@$(BIN)/python -m pytest -q tests/test_supply.py
+
+sbom: $(VENV)/.dev ## write build/sbom.cdx.json, the bill of materials of .venv (CycloneDX)
+	@mkdir -p build
+	@$(BIN)/python -m cyclonedx_py environment --pyproject pyproject.toml -o build/sbom.cdx.json $(BIN)/python
+
 format: $(VENV)/.dev ## let ruff put the code in order
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-check: lint test ## lint + test
+check: lint supply test ## lint + supply + test
 
 bench: $(VENV)/.dev ## measure, and write docs/benchmarks.json and docs/benchmarks.md; BENCH=analysis runs one part
 	@$(BIN)/python -m benchmarks.report $(BENCH)
