@@ -6,7 +6,7 @@ import sys
 import uvicorn
 
 from backend.api.app import create_app
-from backend.domain.errors import InvalidInput
+from backend.domain.errors import InvalidInput, NotSupported, Unreachable
 from backend.security import check_bind
 from backend.settings import get_settings
 
@@ -23,9 +23,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for chatty in ("alembic", "dbos"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        app = create_app(settings)
+    except (NotSupported, Unreachable) as error:
+        sys.exit(f"routeprint: {error}")
     log.info("serving on http://%s:%s, data in %s", settings.host, settings.port, settings.home)
     uvicorn.run(
-        create_app(settings),
+        app,
         host=settings.host,
         port=settings.port,
         log_level="warning",

@@ -16,10 +16,13 @@ from typing import Any, Literal
 
 import httpx
 import psutil
-from sqlalchemy import make_url
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError
 
+from backend.domain.errors import NotSupported
 from backend.services import answers_as_routeprint, local_api_url, port_taken, services_of
 from backend.settings import Settings
+from backend.store.engine import make_engine
 
 State = Literal["ok", "warning", "wrong"]
 LOW_DISK_BYTES = 2_000_000_000
@@ -107,7 +110,8 @@ def check_home(settings: Settings) -> Iterator[Check]:
     low = free < LOW_DISK_BYTES
     yield Check("disk", "warning" if low else "ok", f"{free / 1e9:.1f} GB free", "Free some space." if low else "")
     kind = file_system_of(place)
-    if kind.startswith(_NETWORK_FILE_SYSTEMS):
+    on_files = "sqlite" in {make_url(url).get_backend_name() for url in (settings.tables_url, settings.queue_url)}
+    if on_files and kind.startswith(_NETWORK_FILE_SYSTEMS):
         todo = "SQLite loses data on network file systems: set ROUTEPRINT_HOME to a local disk, or use PostgreSQL."
         yield Check("file system", "wrong", kind, todo)
 
@@ -145,10 +149,10 @@ def check_ports(settings: Settings) -> Iterator[Check]:
 
 
 def check_database(name: str, url: str) -> Check:
-    """Ask SQLite whether every page of a database is sound."""
+    """Ask SQLite whether every page of a database is sound, a server whether it answers."""
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return Check(name, "ok", f"{parsed.get_backend_name()}: not looked into")
+        return _check_server(name, url)
     path = Path(parsed.database or "")
     if not path.exists():
         return Check(name, "ok", "none yet: made at the first start")
@@ -160,6 +164,27 @@ def check_database(name: str, url: str) -> Check:
     if said == ["ok"]:
         return Check(name, "ok", f"{path} is sound, {path.stat().st_size / 1e6:.1f} MB")
     return Check(name, "wrong", f"{path}: {'; '.join(said)}", "Stop the services, then `routeprint restore`.")
+
+
+def _check_server(name: str, url: str) -> Check:
+    """Ask a server for its version and for how many connections it has room."""
+    shown = make_url(url)
+    where = f"{shown.database} at {shown.host or 'its socket'}:{shown.port or 5432}"
+    try:
+        engine = make_engine(url)
+        with closing(engine.connect()) as connection:
+            number = connection.scalar(text("SHOW server_version"))
+            room = int(connection.scalar(text("SHOW max_connections")) or 0)
+            taken = connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL"))
+        engine.dispose()
+    except NotSupported as error:
+        return Check(name, "wrong", str(error))
+    except DBAPIError as error:
+        said = " ".join(str(error.orig).split())
+        return Check(name, "wrong", f"{where}: {said}", "Start the server, or correct ROUTEPRINT_DATABASE_URL.")
+    found = f"{where}, PostgreSQL {number}, {taken} of {room} connections taken"
+    full = bool(taken and taken > 0.8 * room)
+    return Check(name, "warning" if full else "ok", found, "Raise max_connections of the server." if full else "")
 
 
 def check_databases(settings: Settings) -> Iterator[Check]:

@@ -40,7 +40,9 @@ class JobQueue:
         DBOS.migrate(url)
         self._client = DBOSClient(system_database_url=url)
 
-    def submit(self, job_id: str, kind: str, subject_id: str, engine: str | None = None) -> None:
+    def submit(
+        self, job_id: str, kind: str, subject_id: str, engine: str | None = None, priority: int = PRIORITY
+    ) -> None:
         """Queue a job where workers have its engine (None: any will do). Doing it twice queues it once."""
         self._client.enqueue(
             {
@@ -48,7 +50,7 @@ class JobQueue:
                 "queue_name": queue_for(kind, engine),
                 "workflow_id": job_id,
                 "app_version": APP_VERSION,
-                "priority": PRIORITY,
+                "priority": priority,
             },
             job_id,
             subject_id,
@@ -76,14 +78,14 @@ def sweep(engine: Engine, queue: JobQueue, older_than_seconds: float = SWEEP_AFT
     with reading(engine) as session:
         found = jobs.active(session, older_than_seconds)
         subjects = jobs.subjects_of(session, found)
-        active = [(j.id, j.kind, j.subject_id, jobs.engine_of(subjects.get(j.subject_id))) for j in found]
+        active = [(j.id, j.kind, j.subject_id, jobs.engine_of(subjects.get(j.subject_id)), j.priority) for j in found]
     states = queue.states(job[0] for job in active)
     lost = [job for job in active if job[0] not in states]
     for job in lost:
         queue.submit(*job)
         log.info("job %s was not in the queue; it is now", job[0])
     given_up = [(job, GONE[states[job[0]]]) for job in active if states.get(job[0]) in GONE]
-    for (id_, kind, subject_id, _), reason in given_up:
+    for (id_, kind, subject_id, *_), reason in given_up:
         with writing(engine) as session:
             writes.finish_all(session, id_, kind, subject_id, "failed", reason)
     return [job[0] for job in lost]

@@ -48,8 +48,9 @@ class Settings(BaseSettings):
 
     @property
     def queue_url(self) -> str:
-        """SQLAlchemy URL of the job queue (DBOS's own tables)."""
-        return self.jobs_url or f"sqlite:///{self.home / 'jobs.sqlite3'}"
+        """SQLAlchemy URL of the job queue (DBOS's own tables): by default beside the tables, on a server too."""
+        beside = "" if self.database_url.startswith("sqlite") else self.database_url
+        return self.jobs_url or beside or f"sqlite:///{self.home / 'jobs.sqlite3'}"
 
     @property
     def models_path(self) -> Path:

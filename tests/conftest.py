@@ -1,4 +1,4 @@
-"""What tests of several rooms share: a real Chromium."""
+"""What tests of several rooms share: a real Chromium, a real PostgreSQL."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,11 +6,23 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.postgres import Postgres, postgres_or_skip
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--on-postgres", action="store_true", help="the API's and the store's tests, on PostgreSQL")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """Return a running PostgreSQL server of our own."""
+    yield from postgres_or_skip()
 
 
 @pytest.fixture(scope="module")

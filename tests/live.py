@@ -26,8 +26,9 @@ def free_port() -> int:
 class Live:
     """Services over one home folder. Use as a context manager; whatever still runs at its end is killed."""
 
-    def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
+    def __init__(self, home: Path, **more: str) -> None:
+        """more: variables of the services' environment, the address of a database say."""
+        self.home, self.port, self.more = home, free_port(), more
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.client = httpx.Client(
             base_url=f"http://127.0.0.1:{self.port}/api/v1",
@@ -54,15 +55,25 @@ class Live:
             "ROUTEPRINT_DEVICE": "cpu",
             "OMP_NUM_THREADS": "1",
         }
-        return {**os.environ, **own}
+        return {**os.environ, **own, **self.more}
 
-    def start(self, name: str, *args: str) -> None:
-        """Start `python -m NAME`, its output going to a log file in the home folder."""
+    def start(self, name: str, *args: str, key: str = "") -> None:
+        """Start `python -m NAME`, its output going to a log file in the home folder. key: what to call it by here."""
         self.home.mkdir(parents=True, exist_ok=True)
-        with (self.home / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
+        with (self.home / f"{key or name}.log").open("ab") as log:
+            self.processes[key or name] = subprocess.Popen(
                 [sys.executable, "-m", name, *args], env=self.environment, stdout=log, stderr=subprocess.STDOUT
             )
+
+    def start_workers(self, *names: str) -> None:
+        """Start a worker under each of these names, which are also their keys, and wait until all are alive."""
+        for name in names:
+            self.start("worker", "--name", name, key=name)
+        self.until(lambda: set(names) <= self.alive())
+
+    def alive(self) -> set[str]:
+        """Return the names of the workers whose heartbeat is fresh."""
+        return {worker["executor_id"] for worker in self.get("/system")["workers"] if worker["alive"]}
 
     def kill(self, name: str) -> None:
         """End a service at once, as a power cut would."""
@@ -89,6 +100,10 @@ class Live:
             time.sleep(0.05)
         logs = "\n".join(f"--- {f.name}\n{f.read_text()[-2000:]}" for f in self.home.glob("*.log"))
         raise AssertionError(f"nothing happened for {seconds} s\n{logs}")
+
+    def busy(self) -> list[Any]:
+        """Return the jobs that are queued or running."""
+        return [job for status in ("queued", "running") for job in self.get("/jobs", status=status)["items"]]
 
     def get(self, path: str, **params: Any) -> Any:
         """GET as JSON; any error fails the test."""

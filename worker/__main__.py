@@ -21,20 +21,25 @@ from dbos import DBOS
 from filelock import FileLock, Timeout
 from sqlalchemy import make_url
 
+from backend.domain.errors import NotSupported, Unreachable
 from backend.domain.jobs import APP_NAME, APP_VERSION, QUEUE_CONTROL, QUEUE_CPU, QUEUE_OF_ENGINE, QUEUE_STUDIES
 from backend.settings import Settings, get_settings
-from backend.store.engine import shared_engine, writing
-from backend.store.migrate import upgrade
-from backend.store.writes import heartbeat
+from backend.store import fleet
+from backend.store.engine import make_engine, reading, shared_engine, writing
+from backend.store.migrate import reach, upgrade
 from worker import jobs, studies
 from worker.child import run_child
 from worker.heart import beat
 
 log = logging.getLogger("routeprint.worker")
 _POLL_SECONDS = 0.25
+_POLLS_PER_SECOND = 250
+"""What all workers together ask of one queue: a large fleet looks less often."""
 _CONTROL_SLOTS = 16
 _CPU_SLOTS = 2
 _STUDY_SLOTS = 8
+_CONNECTIONS = 5
+"""To the queue, per worker: a server has some hundred for all of them."""
 
 
 @contextmanager
@@ -66,10 +71,15 @@ def start_queue(settings: Settings, name: str, engines: Sequence[str]) -> None:
     engines: those this worker can use; work for others stays in its queue.
     """
     url = make_url(settings.queue_url)
+    pause = poll_seconds(settings)
     if url.get_backend_name() == "sqlite" and url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
         with sqlite3.connect(url.database) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
+    else:
+        queue = make_engine(settings.queue_url)
+        reach(queue)
+        queue.dispose()
     DBOS(
         config={
             "name": APP_NAME,
@@ -77,16 +87,23 @@ def start_queue(settings: Settings, name: str, engines: Sequence[str]) -> None:
             "application_version": APP_VERSION,
             "executor_id": name,
             "log_level": "WARNING",
+            "sys_db_pool_size": _CONNECTIONS,
             "notification_listener_polling_interval_sec": _POLL_SECONDS,
         }
     )
     DBOS.listen_queues([QUEUE_CONTROL, QUEUE_STUDIES, QUEUE_CPU, *(QUEUE_OF_ENGINE[engine] for engine in engines)])
     DBOS.launch()
-    DBOS.register_queue(QUEUE_CONTROL, worker_concurrency=_CONTROL_SLOTS, polling_interval_sec=_POLL_SECONDS)
-    DBOS.register_queue(QUEUE_CPU, worker_concurrency=_CPU_SLOTS, polling_interval_sec=_POLL_SECONDS)
-    DBOS.register_queue(QUEUE_STUDIES, worker_concurrency=_STUDY_SLOTS, polling_interval_sec=_POLL_SECONDS)
-    for queue in QUEUE_OF_ENGINE.values():
-        DBOS.register_queue(queue, worker_concurrency=1, polling_interval_sec=_POLL_SECONDS)
+    DBOS.register_queue(QUEUE_CONTROL, worker_concurrency=_CONTROL_SLOTS, polling_interval_sec=pause)
+    DBOS.register_queue(QUEUE_CPU, worker_concurrency=_CPU_SLOTS, polling_interval_sec=pause)
+    DBOS.register_queue(QUEUE_STUDIES, worker_concurrency=_STUDY_SLOTS, polling_interval_sec=pause)
+    for queue_name in QUEUE_OF_ENGINE.values():
+        DBOS.register_queue(queue_name, worker_concurrency=1, polling_interval_sec=pause)
+
+
+def poll_seconds(settings: Settings) -> float:
+    """Return how often to look for work, given how many workers there are. The newest worker's word holds for all."""
+    with reading(shared_engine(settings.tables_url)) as session:
+        return max(_POLL_SECONDS, len(fleet.alive(session)) / _POLLS_PER_SECOND)
 
 
 def describe(name: str, probed: dict[str, Any]) -> dict[str, Any]:
@@ -113,11 +130,14 @@ def main() -> None:
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
-    upgrade(settings.tables_url)
+    try:
+        upgrade(settings.tables_url)
+    except (NotSupported, Unreachable) as error:
+        raise SystemExit(f"routeprint: {error}") from None
     with own_name(settings, wanted) as name:
         row = describe(name, asyncio.run(run_child("scan")))
         with writing(shared_engine(settings.tables_url)) as session:
-            heartbeat(session, row)
+            fleet.heartbeat(session, row)
         start_queue(settings, name, row["engines"])
         log.info("worker %s takes jobs on %s (workflows: %s, %s)", name, row["device"], jobs.__name__, studies.__name__)
         try:

@@ -1,6 +1,7 @@
 """Answers to the samples of an analysis: given by their rows, or generated greedily; made once, stored by batch."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from backend.domain.plan import PlannedBatch
 from backend.domain.prompts import Message
 from backend.store import tables as t
 from backend.store import writes
-from backend.store.engine import reading, writing
+from backend.store.engine import insist, reading
 from worker.capture.protocol import CaptureEngine, Words
 from worker.prompts import decode_answer, encode_answer, encode_prompt
 
@@ -40,21 +41,16 @@ def answers_for(
                 new = _generate(batch, rows, capture, params)
             else:
                 new = _given(batch, rows, capture.words, params["max_length"])
-            with writing(engine) as session:
-                writes.record_answers(session, analysis.id, new)
+            insist(engine, partial(writes.record_answers, analysis_id=analysis.id, rows=new))
             stored = _stored(engine, analysis.id, batch.batch_idx, kind)
         found |= stored
     return found
 
 
 def _stored(engine: Engine, analysis_id: str, batch_idx: int, kind: str) -> dict[Place, NDArray[Any]]:
-    with reading(engine) as session:
-        rows = session.scalars(
-            select(t.Answer).where(
-                t.Answer.analysis_id == analysis_id, t.Answer.batch_idx == batch_idx, t.Answer.kind == kind
-            )
-        )
-        return {(row.batch_idx, row.in_batch_idx): row.token_ids for row in rows}
+    here = (t.Answer.analysis_id == analysis_id, t.Answer.batch_idx == batch_idx, t.Answer.kind == kind)
+    rows = insist(engine, lambda session: list(session.scalars(select(t.Answer).where(*here))), reading)
+    return {(row.batch_idx, row.in_batch_idx): row.token_ids for row in rows}
 
 
 def _row(

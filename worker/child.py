@@ -2,7 +2,7 @@
 
 The child lives exactly as long as somebody holds the other end of its standard input: a worker that is killed takes
 its child with it, on every operating system. The child's last line on standard output is JSON: {"result": ...} or
-{"error": "..."}.
+{"error": "...", "away": true where it was the database that went away}.
 """
 
 import asyncio
@@ -20,6 +20,10 @@ _GRACE_SECONDS = 10.0
 
 class ChildFailed(RuntimeError):
     """A stage failed. `str()` is the message of the error it raised, or what it printed last."""
+
+
+class DatabaseAway(ChildFailed):
+    """A stage ended because the database server went away: it goes on where it was when it is begun again."""
 
 
 def die_with_parent() -> None:
@@ -89,7 +93,7 @@ def _result(code: int, tail: deque[str]) -> Any:
     if code == 0 and isinstance(message, dict) and "result" in message:
         return message["result"]
     if isinstance(message, dict) and "error" in message:
-        raise ChildFailed(message["error"])
+        raise (DatabaseAway if message.get("away") else ChildFailed)(message["error"])
     killed = f"signal {-code}" if code < 0 else f"exit status {code}"
     hint = " (the machine may have run out of memory)" if code == -9 else ""
     raise ChildFailed(f"The stage ended with {killed}{hint}. It said last:\n" + "\n".join(tail))

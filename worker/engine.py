@@ -12,6 +12,7 @@ from pkgutil import resolve_name
 
 from backend.domain.errors import RouteprintError
 from backend.domain.jobs import QUEUE_CPU, WORKFLOWS
+from backend.store.engine import is_away
 from worker.child import answer, die_with_parent
 
 RUNS = {
@@ -56,7 +57,7 @@ def main() -> int:
         answer(error=str(error))
         return 1
     except Exception as error:
-        answer(error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}")
+        answer(error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}", away=is_away(error))
         return 1
     return 0
 

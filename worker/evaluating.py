@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from backend.domain.vocabulary import Expert
 from backend.settings import Settings, get_settings
 from backend.store import datasets, evaluations, writes
 from backend.store import tables as t
-from backend.store.engine import reading, shared_engine, writing
+from backend.store.engine import insist, reading, shared_engine, writing
 from worker.answering import messages_of
 from worker.capture.generation import end_ids, generate_answers
 from worker.capture.padding import group_by_length
@@ -211,8 +212,7 @@ class _Runner:
                 self.loaded, [self.asked.prompts[i] for i in group], limit, micro_batch_tokens=budget
             )
             rows = [self._row(arm, i, ids, ends) for i, ids in zip(group, answers, strict=True)]
-            with writing(self.engine) as session:
-                writes.record_evaluated(session, self.evaluation.id, rows)
+            insist(self.engine, partial(writes.record_evaluated, evaluation_id=self.evaluation.id, rows=rows))
         return True
 
     def _stored(self, arm: t.EvaluationArm) -> set[int]:

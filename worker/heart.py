@@ -1,8 +1,9 @@
 """A worker's heartbeat, and the takeover of work that a dead worker left behind (the queue's library has none)."""
 
 import logging
+import random
 import threading
-from datetime import UTC, datetime, timedelta
+import time
 from typing import Any
 
 from dbos import DBOS
@@ -10,30 +11,35 @@ from sqlalchemy import select
 
 from backend.domain.jobs import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, QUEUE_GPU, QUEUES, WORKFLOWS
 from backend.settings import Settings
+from backend.store import fleet
 from backend.store import tables as t
 from backend.store.engine import reading, shared_engine, writing
-from backend.store.writes import heartbeat
 
 log = logging.getLogger("routeprint.worker")
 
+_LOOKERS = 4
+"""So many workers, on average, look for dead colleagues at every beat, however many there are."""
+
 
 def beat(settings: Settings, row: dict[str, Any], done: threading.Event) -> None:
-    """Write the heartbeat and look for dead colleagues until `done` is set; a database that is away is waited for."""
+    """Write the heartbeat and look for dead colleagues until `done` is set; a database that is away is waited for.
+
+    Nobody beats while the database is away, or while this machine sleeps: then all look dead, and none is taken over
+    from before they had the time to beat again.
+    """
     engine = shared_engine(settings.tables_url)
-    while not done.wait(HEARTBEAT_SECONDS):
+    last, quiet_until = time.monotonic(), 0.0
+    while not done.wait(HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)):  # noqa: S311 - not all workers at once
         try:
             with writing(engine) as session:
-                heartbeat(session, row)
-            reap(settings)
+                fleet.heartbeat(session, row)
+            if time.monotonic() - last > DEAD_AFTER_SECONDS / 2:
+                quiet_until = time.monotonic() + DEAD_AFTER_SECONDS
+            last = time.monotonic()
+            if last >= quiet_until:
+                reap(settings)
         except Exception:
             log.exception("heartbeat failed; trying again in %s s", HEARTBEAT_SECONDS)
-
-
-def alive_workers(settings: Settings) -> set[str]:
-    """Return the names of workers whose heartbeat is fresh."""
-    limit = (datetime.now(UTC) - timedelta(seconds=DEAD_AFTER_SECONDS)).isoformat(timespec="microseconds")
-    with reading(shared_engine(settings.tables_url)) as session:
-        return set(session.scalars(select(t.Worker.executor_id).where(t.Worker.last_seen >= limit)))
 
 
 def queue_of(before: str | None, kind: str | None) -> str:
@@ -55,9 +61,11 @@ def _kinds_of(settings: Settings, ids: list[str]) -> dict[str, str]:
 
 def reap(settings: Settings) -> list[str]:
     """Put running workflows of dead workers back into their queues; return their ids."""
-    pending = DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
-    alive = alive_workers(settings) if pending else set()
-    orphans = [w for w in pending if w.executor_id not in alive]
+    with reading(shared_engine(settings.tables_url)) as session:
+        dead, n_alive = fleet.dead(session), len(fleet.alive(session))
+    if not dead or random.random() * n_alive > _LOOKERS:  # noqa: S311 - any few of many will do
+        return []
+    orphans = DBOS.list_workflows(status="PENDING", executor_id=dead, load_input=False, load_output=False)
     kinds = _kinds_of(settings, [w.workflow_id for w in orphans])
     for workflow in orphans:
         log.warning("taking over %s from dead worker %s", workflow.workflow_id, workflow.executor_id)

@@ -1,13 +1,17 @@
 """The workflows that the queue runs: thin, deterministic, durable. All work happens in steps; all state in the store.
 
-A step may run twice (a worker died in it). That is harmless, because every write is idempotent: the second run finds
-what the first one stored and goes on from there. A cancelled workflow leaves by an exception that is no Exception, so
-it never reaches the handlers below: whoever cancels has written the final status already.
+A step may run twice (a worker died in it, or the database went away). That is harmless, because every write is
+idempotent: the second run finds what the first one stored and goes on from there. A cancelled workflow leaves by an
+exception that is no Exception, so it never reaches the handlers below: whoever cancels has written the final status
+already.
 """
 
 import asyncio
+import logging
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from sqlalchemy.orm import Session
@@ -15,33 +19,44 @@ from sqlalchemy.orm import Session
 from backend.domain.errors import NotFound
 from backend.domain.jobs import PRIORITY, QUEUE_GPU, QUEUE_OF_ENGINE, RUN_ANALYSIS, RUN_SCAN, RUN_STAGE, WORKFLOWS
 from backend.settings import get_settings
-from backend.store import statistics, writes
+from backend.store import fleet, statistics, writes
 from backend.store import tables as t
-from backend.store.engine import reading, shared_engine, writing
-from worker.child import run_child
+from backend.store.engine import insist, reading, shared_engine
+from worker.child import DatabaseAway, run_child
 from worker.windows import shards
 
-DEATHS = 3
-"""A job whose worker died this often is parked as failed."""
+log = logging.getLogger("routeprint.worker")
+
+T = TypeVar("T")
+
+DEATHS = 5
+"""Work whose worker died this often without having got any further is parked as failed: it may be what kills them."""
+HANDED_ON = 1000
+"""How often a workflow is taken up again by the queue; what it does in between is counted by us."""
+_PAUSE_SECONDS = 2.0
 
 _gpu_slot = asyncio.Lock()
 """One stage at a time loads a model here, from whichever queue it came."""
 
 
-def _engine() -> Any:
-    return shared_engine(get_settings().tables_url)
+def look(work: Callable[[Session], T]) -> T:
+    """Read from the tables, waiting for a database that is away."""
+    return insist(shared_engine(get_settings().tables_url), work, reading)
+
+
+def write(work: Callable[[Session], T]) -> T:
+    """Write to the tables in one transaction, waiting for a database that is away; `work` may run twice."""
+    return insist(shared_engine(get_settings().tables_url), work)
 
 
 def _queue_of(analysis_id: str) -> str:
     """Return the queue whose workers have the analysis' engine. An analysis never changes it, so this needs no step."""
-    with reading(_engine()) as session:
-        return QUEUE_OF_ENGINE[session.get_one(t.Analysis, analysis_id).engine]
+    return QUEUE_OF_ENGINE[look(lambda session: session.get_one(t.Analysis, analysis_id)).engine]
 
 
-def _kind_of(job_id: str) -> str:
-    """Return a job's kind. A job never changes it, so this needs no step."""
-    with reading(_engine()) as session:
-        return session.get_one(t.Job, job_id).kind
+def _job(job_id: str) -> t.Job:
+    """Return a job for its kind and its priority. A job never changes them, so this needs no step."""
+    return look(lambda session: session.get_one(t.Job, job_id))
 
 
 def _executor() -> str:
@@ -49,8 +64,7 @@ def _executor() -> str:
 
 
 def _log(job_id: str, message: str, level: str = "info") -> None:
-    with writing(_engine()) as session:
-        writes.log(session, job_id, message, level)
+    write(partial(writes.log, job_id=job_id, message=message, level=level))
 
 
 def begin(session: Session, table: type[t.Run], id_: str, job_id: str) -> bool:
@@ -64,59 +78,96 @@ def begin(session: Session, table: type[t.Run], id_: str, job_id: str) -> bool:
 @DBOS.step()
 async def begin_analysis(job_id: str, analysis_id: str) -> list[list[int]]:
     """Set the analysis to running and return its shards as [first batch, stop]. Empty if it was cancelled."""
-    with writing(_engine()) as session:
+
+    def note(session: Session) -> list[list[int]]:
         if not begin(session, t.Analysis, analysis_id, job_id):
             return []
         analysis = session.get(t.Analysis, analysis_id)
         if analysis is None:
             raise NotFound("analysis", analysis_id)
-        writes.set_stage(
-            session, t.Analysis, analysis_id, stage="measuring routing", total=analysis.plan_summary["n_batches"]
+        n_batches = analysis.plan_summary["n_batches"]
+        writes.set_stage(session, t.Analysis, analysis_id, stage="measuring routing", total=n_batches)
+        n_workers = sum(analysis.engine in worker.engines for worker in fleet.alive(session))
+        return [list(shard) for shard in shards(n_batches, max(1, n_workers))]
+
+    return write(note)
+
+
+def _begun(session: Session, work: str, mark: str) -> None:
+    """Count how often this work was begun without having got further since. Raises RuntimeError when it is enough."""
+    times = fleet.begun(session, work, mark)
+    if times > DEATHS:
+        raise RuntimeError(
+            f"Given up: its worker died {DEATHS} times in a row before anything more was done. Its machine may have "
+            "run out of memory; the worker's log tells more. Resume to try again."
         )
-        return [list(shard) for shard in shards(analysis.plan_summary["n_batches"])]
 
 
 @DBOS.step(preemptible=True)
 async def measure(job_id: str, analysis_id: str, first: int, stop: int) -> int:
     """Measure the batches [first, stop) that are not stored yet, in a child process."""
+
+    def note(session: Session) -> None:
+        stored = writes.measured_batches(session, analysis_id, first, stop)
+        _begun(session, f"{job_id} {first}", str(len(stored)))
+        writes.log(session, job_id, f"{_executor()} takes batches {first} to {stop - 1}")
+
     async with _gpu_slot:
-        return int(await _child(job_id, "measure", analysis_id, str(first), str(stop), job_id))
+        write(note)
+        done = int(await _child(job_id, "measure", analysis_id, str(first), str(stop), job_id))
+    write(partial(fleet.over, work=f"{job_id} {first}"))
+    return done
 
 
 @DBOS.step(preemptible=True)
 async def do_stage(job_id: str, kind: str, id_: str) -> Any:
     """Do the one stage of a run in a child process: `python -m worker.engine KIND ID JOB`."""
-    with writing(_engine()) as session:
+
+    def note(session: Session) -> bool:
         if not begin(session, t.RUNS[kind], id_, job_id):
-            return None
+            return False
+        run = session.get_one(t.RUNS[kind], id_)
+        _begun(session, job_id, f"{run.stage} {run.done}")
+        return True
+
     async with _gpu_slot if WORKFLOWS[kind][1] == QUEUE_GPU else nullcontext():
-        return await _child(job_id, kind, id_, job_id)
+        if not write(note):
+            return None
+        found = await _child(job_id, kind, id_, job_id)
+    write(partial(fleet.over, work=job_id))
+    return found
 
 
 @DBOS.step(preemptible=True)
 async def scan(job_id: str) -> int:
     """Look through the models folder, store what is there, and return how many models that is."""
-    with writing(_engine()) as session:
-        writes.start_job(session, job_id, _executor())
+    write(partial(writes.start_job, job_id=job_id, executor_id=_executor()))
     return int((await _child(job_id, "scan"))["models"])
 
 
 async def _child(job_id: str, *args: str) -> Any:
     """Errors leave a step as plain RuntimeError: the queue stores them, and anyone must be able to read them."""
-    try:
-        return await run_child(*args, on_line=lambda line: _log(job_id, line, "output"))
-    except RuntimeError as error:
-        raise RuntimeError(str(error)) from None
+    while True:
+        try:
+            return await run_child(*args, on_line=lambda line: _log(job_id, line, "output"))
+        except DatabaseAway as error:
+            log.warning("%s of %s goes on when the database is back: %s", args[0], job_id, str(error).split("\n")[0])
+            await asyncio.sleep(_PAUSE_SECONDS)
+        except RuntimeError as error:
+            raise RuntimeError(str(error)) from None
 
 
 @DBOS.step()
 async def end(job_id: str, kind: str, id_: str, status: str, error: str | None = None) -> list[list[str]]:
     """Write the final status of a job and of what it worked on, and the jobs that follow: (job, kind, subject)."""
-    with writing(_engine()) as session:
+
+    def finish(session: Session) -> list[list[str]]:
         ended = writes.finish_all(session, job_id, kind, id_, status, error)
         if not ended or kind != "analysis" or status != "succeeded":
             return []
         return [[job.id, job.kind, job.subject_id] for job in statistics.request_defaults(session, id_)]
+
+    return write(finish)
 
 
 async def _follow(following: list[list[str]] | None) -> None:
@@ -127,21 +178,21 @@ async def _follow(following: list[list[str]] | None) -> None:
             await DBOS.enqueue_workflow_async(queue, run_stage, job_id, subject_id)
 
 
-@DBOS.workflow(name="measure_shard", max_recovery_attempts=DEATHS)
+@DBOS.workflow(name="measure_shard", max_recovery_attempts=HANDED_ON)
 async def measure_shard(job_id: str, analysis_id: str, first: int, stop: int) -> int:
     """One shard of an analysis, on one GPU slot."""
     return await measure(job_id, analysis_id, first, stop)
 
 
-@DBOS.workflow(name=RUN_ANALYSIS, max_recovery_attempts=DEATHS)
+@DBOS.workflow(name=RUN_ANALYSIS, max_recovery_attempts=HANDED_ON)
 async def run_analysis(job_id: str, analysis_id: str) -> None:
     """Hand the shards of an analysis to the GPU queue and wait for all of them."""
     try:
         handles = []
         batches = await begin_analysis(job_id, analysis_id)
-        queue = _queue_of(analysis_id)
+        queue, priority = _queue_of(analysis_id), _job(job_id).priority
         for number, (first, stop) in enumerate(batches):
-            with SetWorkflowID(f"{job_id}-shard-{number}"):
+            with SetWorkflowID(f"{job_id}-shard-{number}"), SetEnqueueOptions(priority=priority):
                 handles.append(
                     await DBOS.enqueue_workflow_async(queue, measure_shard, job_id, analysis_id, first, stop)
                 )
@@ -154,10 +205,10 @@ async def run_analysis(job_id: str, analysis_id: str) -> None:
     await _follow(following)
 
 
-@DBOS.workflow(name=RUN_STAGE, max_recovery_attempts=DEATHS)
+@DBOS.workflow(name=RUN_STAGE, max_recovery_attempts=HANDED_ON)
 async def run_stage(job_id: str, id_: str) -> None:
     """A run of one stage, in the slot of its queue: a training, statistics, ..."""
-    kind = _kind_of(job_id)
+    kind = _job(job_id).kind
     try:
         await do_stage(job_id, kind, id_)
         await end(job_id, kind, id_, "succeeded")

@@ -7,9 +7,11 @@ missing batch is measured whole, so that a resumed analysis does the same forwar
 import time
 from collections.abc import Collection, Sequence
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Engine, select
+from sqlalchemy.orm import Session
 
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.plan import BatchPlan, PlannedBatch
@@ -17,7 +19,7 @@ from backend.domain.vocabulary import Scope
 from backend.settings import Settings, get_settings
 from backend.store import plans, writes
 from backend.store import tables as t
-from backend.store.engine import reading, shared_engine, writing
+from backend.store.engine import insist, reading, shared_engine
 from worker.answering import answers_for, messages_of
 from worker.capture.engines import open_engine
 from worker.capture.protocol import CaptureEngine, EngineOptions, EngineRequest, SampleInput, Words
@@ -35,16 +37,19 @@ def measure_shard(analysis_id: str, first: int, stop: int, job_id: str) -> int:
             raise NotFound("analysis", analysis_id)
         plan = plans.load(session, analysis_id)
         model_path = session.get_one(t.Model, analysis.model_id).path
-        stored = writes.measured_batches(session, analysis_id)
+        stored = writes.measured_batches(session, analysis_id, first, stop)
     if plan.digest != analysis.plan_digest:
         raise Conflict(f"The stored plan of {analysis_id} does not match its digest: the database was changed by hand.")
     started = time.monotonic()
     with closing(open_engine(analysis.engine, engine_request(analysis, model_path, settings))) as capture:
         check_model(analysis, capture.words)
-        with writing(engine) as session:
+        loaded = f"{analysis.model_id} loaded on {capture.place} in {time.monotonic() - started:.1f} s"
+
+        def note(session: Session) -> None:
             writes.set_stage(session, t.Analysis, analysis_id, environment=environment(settings))
-            seconds = time.monotonic() - started
-            writes.log(session, job_id, f"{analysis.model_id} loaded on {capture.place} in {seconds:.1f} s")
+            writes.log(session, job_id, loaded)
+
+        insist(engine, note)
         return _measure_windows(engine, analysis, plan, range(first, stop), stored, capture, job_id)
 
 
@@ -80,9 +85,8 @@ def _measure_windows(
             break
         started = time.monotonic()
         done += _measure_window(engine, analysis, [plan.batches[i] for i in window], capture)
-        with writing(engine) as session:
-            seconds = time.monotonic() - started
-            writes.log(session, job_id, f"batches {window.start} to {window.stop - 1} measured in {seconds:.1f} s")
+        said = f"batches {window.start} to {window.stop - 1} measured in {time.monotonic() - started:.1f} s"
+        insist(engine, partial(writes.log, job_id=job_id, message=said))
     return done
 
 
@@ -98,8 +102,8 @@ def check_model(analysis: t.Analysis, words: Words) -> None:
 
 def still_wanted(engine: Engine, table: type[t.Run], id_: str) -> bool:
     """Return False once a run was cancelled, finished by somebody else or deleted."""
-    with reading(engine) as session:
-        return session.scalar(select(table.status).where(table.id == id_, table.deleted_at.is_(None))) == "running"
+    query = select(table.status).where(table.id == id_, table.deleted_at.is_(None))
+    return insist(engine, lambda session: session.scalar(query), reading) == "running"
 
 
 def _measure_window(
@@ -125,15 +129,12 @@ def _measure_window(
     ]
     stored = 0
     for planned, measured in zip(window, capture.measure(window, inputs), strict=True):
-        with writing(engine) as session:
-            stored += writes.record_batch(session, analysis, planned, measured)
+        stored += insist(engine, partial(writes.record_batch, analysis=analysis, planned=planned, measured=measured))
     return stored
 
 
 def prompt_rows(engine: Engine, dataset_id: str, wanted: Sequence[int]) -> dict[int, t.PromptRow]:
     """Return the rows at these positions of a prompt set."""
-    with reading(engine) as session:
-        found = session.scalars(
-            select(t.PromptRow).where(t.PromptRow.dataset_id == dataset_id, t.PromptRow.row_idx.in_(wanted))
-        )
-        return {row.row_idx: row for row in found}
+    query = select(t.PromptRow).where(t.PromptRow.dataset_id == dataset_id, t.PromptRow.row_idx.in_(wanted))
+    found = insist(engine, lambda session: list(session.scalars(query)), reading)
+    return {row.row_idx: row for row in found}

@@ -74,8 +74,9 @@ def answer_is_cut(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int] | NDArray[np.int32]) -> str:
-    """Return the text of answer ids without special tokens."""
-    return str(tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+    """Return the text of answer ids without special tokens, and with NUL shown as the replacement character."""
+    text = str(tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+    return text.replace("\x00", "\ufffd")  # PostgreSQL refuses it, and every database is to hold the same
 
 
 def tokenizer_digest(tokenizer: PreTrainedTokenizerBase, folder: Path | None = None) -> str:

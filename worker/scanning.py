@@ -1,6 +1,7 @@
 """What this worker can do, and which models lie in the models folder. Runs in a child process (imports torch)."""
 
 import json
+import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -95,7 +96,7 @@ def remembered_digests(settings: Settings) -> Iterator[Callable[[Path], str]]:
         return used[key]
 
     yield digest_file
-    fresh = memory.with_suffix(".new")
+    fresh = memory.with_name(f"digests-{platform.node()}-{os.getpid()}.new")  # several workers may share a home
     fresh.write_text(json.dumps(used))
     fresh.replace(memory)
 

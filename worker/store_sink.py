@@ -1,10 +1,13 @@
 """Where a training stage reports to: the tables. What a run reports, and when, stands in runs.py."""
 
+from functools import partial
+
 from sqlalchemy import Engine
+from sqlalchemy.orm import Session
 
 from backend.store import tables as t
 from backend.store import writes
-from backend.store.engine import writing
+from backend.store.engine import insist
 from worker.measuring import still_wanted
 from worker.runs import StepRecord
 
@@ -18,8 +21,8 @@ class StoreSink:
     def record_step(self, record: StepRecord) -> None:
         """Store one step; a step that was stored before a crash stays as it was."""
         row = {name: getattr(record, name) for name in StepRecord.__slots__}
-        with writing(self.engine) as session:
-            writes.record_step(session, self.training_id, row | {"samples": list(record.samples)})
+        row |= {"samples": list(record.samples)}
+        insist(self.engine, partial(writes.record_step, training_id=self.training_id, row=row))
 
     def should_stop(self) -> bool:
         """Return True once the run was cancelled or deleted."""
@@ -27,11 +30,13 @@ class StoreSink:
 
     def log(self, message: str) -> None:
         """Append a line to the job's log."""
-        with writing(self.engine) as session:
-            writes.log(session, self.job_id, message)
+        insist(self.engine, partial(writes.log, job_id=self.job_id, message=message))
 
     def note(self, kind: str, message: str) -> None:
         """Append a line to the job's log and to the training's own record, there once."""
-        with writing(self.engine) as session:
+
+        def store(session: Session) -> None:
             writes.log(session, self.job_id, message, "warning")
             writes.note(session, self.training_id, kind, message)
+
+        insist(self.engine, store)

@@ -6,17 +6,17 @@ study goes on with what is there. Not covered: what came out (studying.py).
 """
 
 from dataclasses import astuple
+from functools import partial
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID, WorkflowHandleAsync
+from sqlalchemy.orm import Session
 
 from backend.domain.errors import RouteprintError
 from backend.domain.jobs import PRIORITY, RUN_STUDY
 from backend.domain.study.outcomes import WAVES
-from backend.settings import get_settings
 from backend.store import studies, writes
 from backend.store import tables as t
-from backend.store.engine import shared_engine, writing
-from worker.jobs import begin, do_stage, end, run_analysis, run_stage, words
+from worker.jobs import begin, do_stage, end, run_analysis, run_stage, words, write
 
 _RESTARTS = 100
 """A study only waits: workers that come and go while it does are no sign that it kills them."""
@@ -29,16 +29,19 @@ Due = tuple[int, str, str, str, str]
 @DBOS.step()
 async def begin_wave(job_id: str, study_id: str, wave: int) -> list[Due] | None:
     """Make and queue the runs of a wave; return those to wait for. None if the study is not wanted any more."""
+
+    def note(session: Session) -> list[Due] | None:
+        if not begin(session, t.Study, study_id, job_id):
+            return None
+        stage = f"wave {wave + 1} of {len(WAVES)}: {_WAVE_WORDS[wave]}"[:40]
+        writes.set_stage(session, t.Study, study_id, stage=stage)
+        since = session.get_one(t.Job, job_id).created_at
+        found = studies.begin_wave(session, session.get_one(t.Study, study_id), wave, since)
+        writes.log(session, job_id, f"{_WAVE_WORDS[wave]}: waiting for {len(found)} runs")
+        return [astuple(due) for due in found]
+
     try:
-        with writing(shared_engine(get_settings().tables_url)) as session:
-            if not begin(session, t.Study, study_id, job_id):
-                return None
-            stage = f"wave {wave + 1} of {len(WAVES)}: {_WAVE_WORDS[wave]}"[:40]
-            writes.set_stage(session, t.Study, study_id, stage=stage)
-            since = session.get_one(t.Job, job_id).created_at
-            found = studies.begin_wave(session, session.get_one(t.Study, study_id), wave, since)
-            writes.log(session, job_id, f"{_WAVE_WORDS[wave]}: waiting for {len(found)} runs")
-            return [astuple(due) for due in found]
+        return write(note)
     except RouteprintError as error:
         raise RuntimeError(str(error)) from None
 
@@ -46,20 +49,25 @@ async def begin_wave(job_id: str, study_id: str, wave: int) -> list[Due] | None:
 @DBOS.step()
 async def settle(study_id: str, n: int, job_id: str) -> str:
     """Look at a run whose job ended; return the job that goes on with it, or "". Raises RuntimeError if it failed."""
-    failed = ""
-    with writing(shared_engine(get_settings().tables_url)) as session:
+    failed: list[str] = []
+
+    def note(session: Session) -> str:
         try:
             return studies.settle(session, session.get_one(t.Study, study_id), n, job_id)
-        except RouteprintError as error:
-            failed = str(error)
-    raise RuntimeError(failed)
+        except RouteprintError as error:  # what it wrote before stays
+            failed.append(str(error))
+            return ""
+
+    next_job = write(note)
+    if failed:
+        raise RuntimeError(failed[-1])
+    return next_job
 
 
 @DBOS.step()
 async def stop(study_id: str) -> list[str]:
     """Cancel what still runs; return the jobs for the queue."""
-    with writing(shared_engine(get_settings().tables_url)) as session:
-        return studies.stop(session, study_id)
+    return write(partial(studies.stop, study_id=study_id))
 
 
 async def _queue(due: Due) -> None:

@@ -72,7 +72,7 @@ class Edge:
         try:
             with self.reading() as session:
                 engine = jobs.engine_of(jobs.subjects_of(session, [job]).get(job.subject_id))
-            self.queue.submit(job.id, job.kind, job.subject_id, engine)
+            self.queue.submit(job.id, job.kind, job.subject_id, engine, job.priority)
         except Exception:
             log.exception("job %s could not be queued now; the sweep will try again", job.id)
 

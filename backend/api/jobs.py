@@ -12,7 +12,7 @@ from backend.api.edge import PROBLEMS, Edge, Here, PathId
 from backend.api.pagination import Paged, listing
 from backend.api.schemas.common import Listing, Progress, Status
 from backend.api.schemas.jobs import JobOut, LogLine
-from backend.store import jobs
+from backend.store import fleet, jobs
 from backend.store import tables as t
 from backend.store.paging import Page
 
@@ -25,14 +25,15 @@ PING_SECONDS = 15.0
 def show_all(session: Session, found: Sequence[t.Job]) -> list[JobOut]:
     """Return jobs as the API shows them, with what they work on."""
     subjects = jobs.subjects_of(session, found)
-    alive = [worker for worker in jobs.workers(session) if jobs.is_alive(worker)]
+    alive = fleet.alive(session)
     return [_show(job, subjects.get(job.subject_id), alive) for job in found]
 
 
 def _show(job: t.Job, subject: t.Run | None, alive: Sequence[t.Worker]) -> JobOut:
-    fields = ("id", "kind", "subject_id", "status", "error", "executor_id", "created_at", "started_at", "finished_at")
+    fields = ("id", "kind", "subject_id", "status", "priority", "error", "executor_id")
+    times = ("created_at", "started_at", "finished_at")
     return JobOut.model_validate(
-        {name: getattr(job, name) for name in fields}
+        {name: getattr(job, name) for name in fields + times}
         | {
             "subject_name": subject.name if subject else "models folder",
             "progress": Progress(**jobs.progress_of(subject)),

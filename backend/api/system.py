@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from backend.api.edge import PROBLEMS, Edge, Here
 from backend.api.schemas.system import DatabaseOut, HealthOut, QueueOut, SystemOut, WorkerOut
-from backend.store import jobs, models
+from backend.store import fleet, jobs, models
 from backend.store import tables as t
 
 health_router = APIRouter(tags=["system"])
@@ -38,16 +38,16 @@ def system(here: Here) -> SystemOut:
             version=VERSION,
             database=_database(here, session),
             queue=QueueOut(queued=counts.get("queued", 0), running=counts.get("running", 0)),
-            workers=[_show(worker) for worker in jobs.workers(session)],
+            workers=[_show(*one) for one in fleet.workers(session)],
             versions={"python": platform.python_version()} | dict(_versions(_SHOWN)),
             models_dir_scanned=models.count(session),
             home_free_bytes=_free(here.settings.home),
         )
 
 
-def _show(worker: t.Worker) -> WorkerOut:
+def _show(worker: t.Worker, alive: bool) -> WorkerOut:
     fields = [name for name in WorkerOut.model_fields if name != "alive"]
-    return WorkerOut.model_validate({name: getattr(worker, name) for name in fields} | {"alive": jobs.is_alive(worker)})
+    return WorkerOut.model_validate({name: getattr(worker, name) for name in fields} | {"alive": alive})
 
 
 def _database(edge: Edge, session: Session) -> DatabaseOut:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from backend.api.schemas.trainings import TrainingCreate
 from backend.domain.errors import Conflict, InvalidInput, NotSupported
 from backend.domain.vocabulary import LABELS
-from backend.store import datasets, experts, jobs, models, risks, runs
+from backend.store import datasets, experts, fleet, models, risks, runs
 from backend.store import tables as t
 
 
@@ -56,7 +56,7 @@ def _check_adapter(body: TrainingCreate, model: t.Model) -> None:
 
 def _check_trackers(session: Session, body: TrainingCreate) -> None:
     """Refuse a tracker that no worker has which is up now; while none is up, the worker that comes says it."""
-    there = [worker for worker in jobs.workers(session) if jobs.is_alive(worker)] if body.report_to else []
+    there = fleet.alive(session) if body.report_to else []
     for tool in body.report_to:
         if there and not any(tool in worker.versions for worker in there):
             raise InvalidInput(

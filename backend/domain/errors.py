@@ -9,6 +9,7 @@ RouteprintError
   NotFound              no such thing
   Conflict              the thing exists but is in the wrong state
   NoTokens              a rate was asked for where no token was counted
+  Unreachable           the database server does not answer
   ProvenanceBroken      a link of the chain does not hold: the run stops
 """
 
@@ -75,6 +76,10 @@ class Conflict(RouteprintError):
 
 class NoTokens(RouteprintError):
     """A rate was asked for where no token was counted."""
+
+
+class Unreachable(RouteprintError):
+    """The database server does not answer, or does not let us in."""
 
 
 class ProvenanceBroken(RouteprintError):

@@ -52,12 +52,9 @@ def check_plan(session: Session, analysis: t.Analysis) -> Iterator[None]:
 
 
 def _pages(session: Session, table: Any, analysis_id: str, *more: Any) -> Iterator[Any]:
-    yield from session.scalars(
-        select(table)
-        .where(table.analysis_id == analysis_id, *more)
-        .order_by(table.batch_idx)
-        .execution_options(yield_per=_PAGE)
-    )
+    query = select(table).where(table.analysis_id == analysis_id, *more).order_by(table.batch_idx)
+    with session.scalars(query.execution_options(yield_per=_PAGE)) as rows:
+        yield from rows
 
 
 def check_batches(session: Session, analysis: t.Analysis) -> Iterator[None]:

@@ -46,19 +46,20 @@ def counted_batches(
     query = query.where(b.analysis_id == analysis_id, b.batch_idx >= first).order_by(b.batch_idx)
     if stop is not None:
         query = query.where(b.batch_idx < stop)
-    for batch_idx, batch_id, status, tokens, counts in session.execute(query.execution_options(yield_per=16)):
-        samples = _samples(session, analysis_id, batch_idx)
-        yield CountedBatch(
-            batch_idx,
-            batch_id,
-            status == "measured",
-            np.array([LABELS.index(Label(s.label)) for s in samples], dtype=np.int8),
-            np.array([s.row_idx for s in samples], dtype=np.int64),
-            tuple(s.prompt_digest for s in samples),
-            tuple(s.token_ids for s in samples),
-            tokens,
-            narrow(counts),
-        )
+    with session.execute(query.execution_options(yield_per=16)) as found:
+        for batch_idx, batch_id, status, tokens, counts in found:
+            samples = _samples(session, analysis_id, batch_idx)
+            yield CountedBatch(
+                batch_idx,
+                batch_id,
+                status == "measured",
+                np.array([LABELS.index(Label(s.label)) for s in samples], dtype=np.int8),
+                np.array([s.row_idx for s in samples], dtype=np.int64),
+                tuple(s.prompt_digest for s in samples),
+                tuple(s.token_ids for s in samples),
+                tokens,
+                narrow(counts),
+            )
 
 
 def _samples(session: Session, analysis_id: str, batch_idx: int) -> Any:

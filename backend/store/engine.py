@@ -2,18 +2,33 @@
 
 SQLite traps this file closes (measured): SQLAlchemy's default transactions lose updates of two processes without
 an error, so writers begin with BEGIN IMMEDIATE; readers use plain BEGIN. `reading` never writes, `writing` is one
-transaction that commits or leaves nothing.
+transaction that commits or leaves nothing. A server may go away and come back: `insist` waits for it.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy import URL, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
+from backend.domain.errors import NotSupported
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 900.0
+"""How long work that has begun waits for a database server that went away."""
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+_AWAY = ("08", "40", "53", "57P")  # connection lost, rolled back for another, no room for one more, shut down
+_CONNECT_SECONDS = 10
 _IMMEDIATE = "routeprint_immediate"
 
 
@@ -24,7 +39,7 @@ def make_engine(url: str, cache_mb: int | None = None) -> Engine:
     """
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, future=True)
+        return _server_engine(parsed)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(parsed, connect_args={"check_same_thread": False, "timeout": 30})
@@ -45,6 +60,21 @@ def make_engine(url: str, cache_mb: int | None = None) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     return engine
+
+
+def _server_engine(url: URL) -> Engine:
+    if url.get_backend_name() != "postgresql":
+        raise NotSupported(f"{url.get_backend_name()!r} is no database for this product: SQLite or PostgreSQL.")
+    try:
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "routeprint"},
+        )
+    except ModuleNotFoundError as error:
+        raise NotSupported(
+            f"PostgreSQL needs a driver that is not installed here ({error.name}): pip install 'routeprint[postgres]'."
+        ) from None
 
 
 @lru_cache(maxsize=8)
@@ -68,3 +98,40 @@ def writing(engine: Engine) -> Iterator[Session]:
     bound = engine.execution_options(**{_IMMEDIATE: True})
     with Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
+
+
+def is_away(error: BaseException) -> bool:
+    """Tell whether the database server went away or could not be reached: the same work may go well later."""
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", "")  # SQLite's errors have none
+    unreached = isinstance(error, OperationalError) and (state is None or state.startswith(_AWAY))
+    return error.connection_invalidated or unreached
+
+
+Opening = Callable[[Engine], AbstractContextManager[Session]]
+
+
+def insist(
+    engine: Engine, work: Callable[[Session], T], opening: Opening = writing, seconds: float = PATIENCE_SECONDS
+) -> T:
+    """Do `work` in one transaction; where the server goes away, once more when it is back. It may run twice.
+
+    opening: `writing` or `reading`. Raises the last error if the server stays away for so many seconds.
+    """
+    begun, pause = time.monotonic(), _FIRST_PAUSE
+    while True:
+        try:
+            with opening(engine) as session:
+                return work(session)
+        except DBAPIError as error:
+            if not is_away(error) or time.monotonic() - begun > seconds:
+                raise
+            log.warning("the database is away, trying again in %.1f s: %s", pause, error.orig)
+        time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - a thousand workers must not come back at once
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+def wait_for(engine: Engine, seconds: float = PATIENCE_SECONDS) -> None:
+    """Wait until the database answers."""
+    insist(engine, lambda session: session.execute(text("SELECT 1")), reading, seconds)

@@ -9,16 +9,17 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import Conflict, NotFound
-from backend.domain.jobs import ACTIVE, DEAD_AFTER_SECONDS, FINISHED
+from backend.domain.jobs import ACTIVE, FINISHED, PRIORITY
 from backend.store import tables as t
 from backend.store.paging import Key, Page, page
 
 SCAN_SUBJECT = "models"
 
 
-def add(session: Session, kind: str, subject_id: str) -> t.Job:
-    """Note a job that is to be queued once this transaction has landed."""
+def add(session: Session, kind: str, subject_id: str, priority: int = PRIORITY) -> t.Job:
+    """Note a job that is to be queued once this transaction has landed. priority: the smaller, the sooner."""
     job = t.Job(id=t.new_id("job"), kind=kind, subject_id=subject_id, status="queued", created_at=t.utcnow())
+    job.priority = priority
     session.add(job)
     session.flush()
     return job
@@ -74,17 +75,6 @@ def counts(session: Session) -> dict[str, int]:
     return dict(session.execute(select(t.Job.status, func.count()).group_by(t.Job.status)).all())
 
 
-def workers(session: Session) -> list[t.Worker]:
-    """Return every worker that ever sent a heartbeat, the freshest first."""
-    return list(session.scalars(select(t.Worker).order_by(t.Worker.last_seen.desc())))
-
-
-def is_alive(worker: t.Worker) -> bool:
-    """Tell whether a worker's heartbeat is fresh."""
-    oldest = datetime.now(UTC) - timedelta(seconds=DEAD_AFTER_SECONDS)
-    return datetime.fromisoformat(worker.last_seen) >= oldest
-
-
 def waiting_for(job: t.Job, subject: t.Run | None, alive: Sequence[t.Worker]) -> str | None:
     """Say what a job lacks, in words; None if it only waits for its turn or does not wait at all.
 
@@ -135,7 +125,8 @@ def resume(session: Session, kind: str, id_: str) -> t.Job:
         status, deleted = session.execute(select(table.status, table.deleted_at).where(table.id == id_)).one()
         why = "deleted: undelete it first" if deleted else f"{status}: only a failed or cancelled run can be resumed"
         raise Conflict(f"{id_} is {why}.")
-    return add(session, kind, id_)
+    before = select(t.Job.priority).where(t.Job.subject_id == id_).order_by(t.Job.created_at.desc()).limit(1)
+    return add(session, kind, id_, session.scalar(before) or PRIORITY)
 
 
 def active(session: Session, older_than_seconds: float) -> list[t.Job]:

@@ -12,10 +12,14 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from filelock import FileLock
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
-from backend.store.engine import make_engine, shared_engine
+from backend.domain.errors import Unreachable
+from backend.store.engine import make_engine, shared_engine, wait_for
 
+START_SECONDS = 60.0
+"""How long a service that starts waits for a database server that starts too."""
 _ADVISORY_LOCK = 0x526F757465  # "Route"
 
 
@@ -27,8 +31,9 @@ def _config(connection: Connection) -> Config:
 
 
 def upgrade(url: str) -> None:
-    """Create or upgrade the tables at this URL. Safe to call from every process at its start."""
+    """Create or upgrade the tables at this URL. Safe to call from every process at its start. Raises Unreachable."""
     engine = shared_engine(url)
+    reach(engine)
     file = engine.url.database if engine.dialect.name == "sqlite" else None
     lock: Any = FileLock(f"{file}.migrate.lock") if file and file != ":memory:" else nullcontext()
     with lock, engine.connect() as connection:
@@ -40,6 +45,19 @@ def upgrade(url: str) -> None:
         if engine.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": _ADVISORY_LOCK})
             connection.commit()
+
+
+def reach(engine: Engine, seconds: float = START_SECONDS) -> None:
+    """Wait until the database answers. Raises Unreachable with what it says, and what to look at."""
+    try:
+        wait_for(engine, seconds)
+    except DBAPIError as error:
+        url = engine.url
+        raise Unreachable(
+            f"The database {url.database!r} at {url.host or 'its socket'}:{url.port or 5432} does not answer: "
+            f"{str(error.orig).strip()}. Is the server up, does the database exist, and are user and password in "
+            "ROUTEPRINT_DATABASE_URL and ROUTEPRINT_JOBS_URL right?"
+        ) from None
 
 
 def revise(message: str) -> None:

@@ -166,8 +166,9 @@ def each_batch(
     here = (r.analysis_id == b.analysis_id) & (r.batch_idx == b.batch_idx) & (r.scope == scope)
     query = select(b.batch_idx, b.batch_id, r.tokens, r.counts, b.status, b.n_safe, b.n_unsafe).join(r, here)
     query = query.where(b.analysis_id == analysis.id).order_by(b.batch_idx)
-    for row in session.execute(query.execution_options(yield_per=32)):
-        yield row[0], row[1], _risk_diff(pool, *row[2:])
+    with session.execute(query.execution_options(yield_per=32)) as found:
+        for row in found:
+            yield row[0], row[1], _risk_diff(pool, *row[2:])
 
 
 def _risk_diff(

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from backend.domain.jobs import PRIORITY
 from backend.store.arrays import Array, Digest
 
 
@@ -84,7 +85,7 @@ class Model(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     engines: Mapped[list[Any]]
     sites: Mapped[list[Any]]  # [{"layer", "site", "n_experts", "top_k", "trainable"}], in model order
-    n_parameters: Mapped[int | None]
+    n_parameters: Mapped[int | None] = mapped_column(BigInteger)
     config_digest: Mapped[str] = mapped_column(String(64))
     weights_digest: Mapped[str | None] = mapped_column(String(64))
     tokenizer_digest: Mapped[str | None] = mapped_column(String(64))
@@ -502,11 +503,22 @@ class Job(Base):
     kind: Mapped[str] = mapped_column(String(20))  # a key of RUNS, or scan
     subject_id: Mapped[str] = mapped_column(String(40), index=True)
     status: Mapped[str] = mapped_column(String(16), default="queued", index=True)
+    priority: Mapped[int] = mapped_column(default=PRIORITY, server_default=str(PRIORITY))  # smaller goes first
     error: Mapped[str | None] = mapped_column(Text)
     executor_id: Mapped[str | None] = mapped_column(String(200))
     created_at: Mapped[str] = mapped_column(String(40), default=utcnow)
     started_at: Mapped[str | None] = mapped_column(String(40))
     finished_at: Mapped[str | None] = mapped_column(String(40))
+
+
+class Attempt(Base):
+    """How often a piece of queued work was begun at the same place: what ends its worker each time ends it for good."""
+
+    __tablename__ = "attempts"
+
+    work: Mapped[str] = mapped_column(String(100), primary_key=True)  # a shard or a run of one stage, by its name
+    mark: Mapped[str] = mapped_column(String(80))  # what was done when it was begun last
+    n: Mapped[int]
 
 
 class JobLog(Base):
@@ -530,7 +542,7 @@ class Worker(Base):
     host: Mapped[str] = mapped_column(String(200))
     pid: Mapped[int]
     device: Mapped[str] = mapped_column(String(200))
-    memory_bytes: Mapped[int | None]
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     engines: Mapped[list[Any]]
     model_loaded: Mapped[str | None] = mapped_column(String(300))
     versions: Mapped[dict[str, Any]]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from sqlalchemy import func, select, update
+from sqlalchemy import Table, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import Session
@@ -23,13 +23,26 @@ from backend.domain.vocabulary import LABELS, Scope, Site
 from backend.store import tables as t
 
 
+def is_postgresql(session: Session) -> bool:
+    """Tell whether the session speaks to PostgreSQL."""
+    return session.get_bind().dialect.name == "postgresql"
+
+
+def storable(text: str) -> str:
+    """Return a text with NUL shown as the replacement character: whoever made it may say anything, PostgreSQL not."""
+    return text.replace("\x00", "\ufffd")
+
+
 def insert_new(session: Session, table: type[t.Base], rows: Sequence[dict[str, Any]]) -> int:
     """Insert the rows that are not there yet (by primary key) and return how many were new."""
     if not rows:
         return 0
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    # The table itself, not the mapped class: a bulk insert of the ORM does not say how many rows were new.
-    result = session.execute(dialect.insert(table.__table__).on_conflict_do_nothing(), list(rows))
+    inside = table.__table__  # not the mapped class: a bulk insert of the ORM does not say how many rows were new
+    assert isinstance(inside, Table)
+    if is_postgresql(session):  # its driver does not say how many were new; those that were come back
+        new = postgresql.insert(inside).on_conflict_do_nothing().returning(*inside.primary_key)
+        return len(session.execute(new, list(rows)).all())
+    result = session.execute(sqlite.insert(inside).on_conflict_do_nothing(), list(rows))
     assert isinstance(result, CursorResult)
     return int(result.rowcount)
 
@@ -138,10 +151,11 @@ def sums_from_row(row: t.AnalysisAggregate) -> RiskSums:
     )
 
 
-def measured_batches(session: Session, analysis_id: str) -> set[int]:
-    """Return the positions of the batches that are stored already."""
-    rows = session.scalars(select(t.AnalysisBatch.batch_idx).where(t.AnalysisBatch.analysis_id == analysis_id))
-    return set(rows)
+def measured_batches(session: Session, analysis_id: str, first: int, stop: int) -> set[int]:
+    """Return the positions in [first, stop) of the batches that are stored already."""
+    b = t.AnalysisBatch
+    query = select(b.batch_idx).where(b.analysis_id == analysis_id, b.batch_idx >= first, b.batch_idx < stop)
+    return set(session.scalars(query))
 
 
 def record_answers(session: Session, analysis_id: str, rows: Iterable[dict[str, Any]]) -> int:
@@ -160,7 +174,7 @@ def record_step(session: Session, training_id: str, row: dict[str, Any]) -> bool
         return False
     done = (
         func.max(t.Training.done, row["step"])
-        if session.get_bind().dialect.name == "sqlite"
+        if not is_postgresql(session)
         else func.greatest(t.Training.done, row["step"])
     )
     session.execute(update(t.Training).where(t.Training.id == training_id).values(done=done))
@@ -190,8 +204,7 @@ def record_verdicts(session: Session, evaluation_id: str, verdicts: Iterable[tup
     x = t.EvaluationAnswer
     for n, judgement, judge in verdicts:
         open_ = (x.evaluation_id == evaluation_id, x.n == n, x.verdict.is_(None))
-        why = judgement.why.replace("\x00", "\ufffd")  # an endpoint may say anything; PostgreSQL refuses NUL
-        values = {"verdict": str(judgement.verdict), "why": why, "judge": judge}
+        values = {"verdict": str(judgement.verdict), "why": storable(judgement.why), "judge": judge}
         session.execute(update(x).where(*open_).values(**values))
 
 
@@ -248,6 +261,7 @@ def finish_all(
 
     False, and nothing changes, if the job is over: it was cancelled, and a run that was resumed since has another job.
     """
+    error = None if error is None else storable(error)
     if not finish_job(session, job_id, status, error):
         return False
     if kind in t.RUNS:
@@ -257,16 +271,8 @@ def finish_all(
 
 
 def log(session: Session, job_id: str, message: str, level: str = "info") -> None:
-    """Append a line to a job's log. NUL bytes are shown as the replacement character (PostgreSQL refuses them)."""
-    session.add(t.JobLog(job_id=job_id, level=level, message=message.replace("\x00", "\ufffd")[:20_000]))
-
-
-def heartbeat(session: Session, row: dict[str, Any]) -> None:
-    """Write a worker's heartbeat: a new row at its start, later a fresher `last_seen` and `model_loaded`."""
-    if insert_new(session, t.Worker, [row]):
-        return
-    values = {k: v for k, v in row.items() if k != "executor_id"} | {"last_seen": t.utcnow()}
-    session.execute(update(t.Worker).where(t.Worker.executor_id == row["executor_id"]).values(**values))
+    """Append a line to a job's log."""
+    session.add(t.JobLog(job_id=job_id, level=level, message=storable(message)[:20_000]))
 
 
 def record_model(session: Session, row: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from backend.domain.plan import PlannedBatch
 from backend.domain.provenance import prompt_digest
 from backend.domain.vocabulary import Scope
 from backend.settings import Settings
-from backend.store import plans, writes
+from backend.store import fleet, plans, writes
 from backend.store import tables as t
 from backend.store.engine import shared_engine, writing
 from tests.backend import seeding
@@ -203,7 +203,7 @@ class Backdrop:
             "versions": {},
         }
         with self.writing() as session:
-            writes.heartbeat(session, row)
+            fleet.heartbeat(session, row)
 
 
 def _prompt_digest(n_tokens: int) -> str:

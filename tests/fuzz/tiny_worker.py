@@ -14,8 +14,8 @@ from typing import Any
 
 from backend.domain.jobs import ACTIVE
 from backend.settings import get_settings
+from backend.store import fleet, writes
 from backend.store import tables as t
-from backend.store import writes
 from backend.store.engine import shared_engine, writing
 from worker import __main__ as service
 from worker import jobs
@@ -54,7 +54,7 @@ def main() -> None:
     row = service.describe(NAME, probed)
     with service.own_name(settings, NAME):
         with writing(shared_engine(settings.tables_url)) as session:
-            writes.heartbeat(session, row)
+            fleet.heartbeat(session, row)
         service.start_queue(settings, NAME, row["engines"])
         print(platform.node(), flush=True)  # noqa: T201 - whoever started this waits for it
         beat(settings, row, threading.Event())

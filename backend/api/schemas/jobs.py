@@ -11,6 +11,7 @@ class JobOut(Answer):
     subject_id: str
     subject_name: str
     status: Status
+    priority: int  # the smaller, the sooner
     progress: Progress
     error: str | None
     executor_id: str | None

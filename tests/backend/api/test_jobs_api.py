@@ -3,9 +3,10 @@ import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, make_url
 
 from backend.api import jobs as edge_jobs
+from backend.settings import Settings
 from backend.store import tables as t
 from backend.store import writes
 from backend.store.engine import writing
@@ -122,11 +123,11 @@ def test_events_of_a_finished_job_end_at_once_and_of_none_do_not_begin(api: Api,
     assert api.get("/jobs/job_0/events", 404)["status"] == 404
 
 
-def test_the_system_page_counts_what_waits(api: Api, queued: dict):
+def test_the_system_page_counts_what_waits(api: Api, queued: dict, settings: Settings):
     found = api.get("/system")
     assert found["queue"] == {"queued": 1, "running": 0}
     assert found["models_dir_scanned"] == 1
-    assert found["database"]["url_kind"] == "sqlite"
+    assert found["database"]["url_kind"] == make_url(settings.tables_url).get_backend_name()
     assert found["database"]["size_bytes"] > 0
     assert found["versions"]["python"]
     assert found["home_free_bytes"] > 0

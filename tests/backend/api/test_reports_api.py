@@ -3,8 +3,10 @@ import re
 from types import SimpleNamespace
 
 import pytest
+from sqlalchemy import update
 
 from backend.domain.vocabulary import Site
+from backend.store import tables as t
 from tests.backend import seeding
 from tests.backend.api.calls import Api
 from tests.backend.reading_reports import Page, markdown_paragraphs, markdown_tables, markdown_tokens, number
@@ -207,7 +209,7 @@ def test_caveats_follow_the_data(api: Api, engine):
 
 def test_a_broken_chain_is_said_first_among_the_caveats(ready):
     with ready.engine.begin() as connection:
-        connection.exec_driver_sql("UPDATE batch_samples SET prompt_digest = x'00' WHERE batch_idx = 1")
+        connection.execute(update(t.BatchSample).where(t.BatchSample.batch_idx == 1).values(prompt_digest="00"))
     page = Page(written(ready))
     assert "NO" in [row[1] for row in page.tables["chain"][1:]]
     assert "The chain of provenance is broken" in page.text
