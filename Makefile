@@ -16,7 +16,7 @@ PYTEST_ARGS ?= -n auto
 export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-browser test-postgres test-vllm test-study fuzz lint supply sbom format check bench gpu-check screenshots real-input clean
+.PHONY: help demo serve test test-browser test-postgres test-vllm test-study fuzz lint supply sbom format check bench gpu-check screenshots real-input study clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -126,6 +126,9 @@ screenshots: $(VENV)/.dev ## run the demonstration and take the README's picture
 
 real-input: $(VENV)/.dev ## the whole path on Do-Not-Answer and TruthfulQA; writes docs/real-input.md, report-example.*
 	@$(BIN)/python -m docs.record_real_input
+
+study: $(VENV)/.dev ## a whole study on Do-Not-Answer and TruthfulQA (about a quarter of an hour); writes docs/study-example.*
+	@$(BIN)/python -m docs.record_study
 
 clean: ## remove the environments and the caches (never the data folder)
 	@rm -rf $(VENV) $(VLLM_VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -10,11 +10,17 @@ from sqlalchemy.orm import Session
 from backend.api import runs as edge_runs
 from backend.api import study_checks as checks
 from backend.api.edge import PROBLEMS, Here, PathId
+from backend.api.formats import IfNoneMatch, etag, unchanged
 from backend.api.idempotency import IdempotencyKey, Made, json_answer, once
 from backend.api.pagination import Paged, listing
+from backend.api.reports import MEDIA_TYPES
 from backend.api.schemas.common import Clean, Listing, Progress, RunnablePatch, Status
 from backend.api.schemas.studies import StudyCreate, StudyDetailOut, StudyOut, StudyPlanOut
+from backend.domain.report.as_html import POLICY
+from backend.domain.report.compose import ReportFormat
+from backend.domain.report.study import study_report
 from backend.store import jobs, runs, studies
+from backend.store import study_report as reported
 from backend.store import tables as t
 from backend.store.paging import Page
 
@@ -155,6 +161,35 @@ def get_one(here: Here, study_id: PathId) -> StudyDetailOut:
     """Return one study, deleted or not, with its runs and what was found."""
     with here.reading() as session:
         return show_detail(session, study_id)
+
+
+@router.get(
+    "/{study_id}/report",
+    response_class=Response,
+    responses={200: {"content": {"text/html": {}, "text/markdown": {}}, "description": "The file."}},
+)
+def get_report(
+    here: Here,
+    study_id: PathId,
+    format: Annotated[  # noqa: A002 - the query parameter's name
+        ReportFormat, Query(description="html: one self-contained page; md: the same in Markdown.")
+    ] = "html",
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """Return the report of a finished study: what was done, what came out, what it does not show. It has no prompt."""
+    with here.reading() as session:
+        facts = reported.gather(session, runs.get(session, t.Study, study_id))
+    content = study_report(facts, format)
+    tag = etag(content)
+    if (same := unchanged(tag, if_none_match)) is not None:
+        return same
+    headers = {
+        "Content-Disposition": f'attachment; filename="routeprint-{study_id}.{format}"',
+        "Content-Security-Policy": POLICY,
+        "ETag": tag,
+        "Cache-Control": "private, no-cache",
+    }
+    return Response(content, 200, headers, MEDIA_TYPES[format])
 
 
 @router.patch("/{study_id}")

@@ -159,6 +159,10 @@ def _export_path(id_: str, format_: str, scope: str, pool: str, batch: int | Non
         raise InvalidInput(f"ESFT's form is one of an expert set (es_...), and {id_} is none: name a set.")
     if id_.startswith("es_"):
         return f"expert-sets/{id_}", {"format": "esft" if format_ == "esft" else "json"}
+    if id_.startswith("stu_"):
+        if format_ not in REPORTS:
+            raise InvalidInput(f"{id_} is a study, which is exported as a report: end the file in .html or .md.")
+        return f"studies/{id_}/report", {"format": format_}
     if id_.startswith("tr_"):
         raise InvalidInput(f"{id_} is a training: export its analysis with --training {id_} instead.")
     if id_.startswith(("cmp_", "rt_")):
@@ -187,7 +191,8 @@ def export(
         str,
         typer.Argument(
             metavar="ID",
-            help="An analysis (an_...), an expert set (es_...), a comparison (cmp_...) or a published table (rt_...).",
+            help="An analysis (an_...), a study (stu_...), an expert set (es_...), a comparison (cmp_...) or a "
+            "published table (rt_...).",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],

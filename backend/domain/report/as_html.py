@@ -7,12 +7,13 @@ forbids the browser to load or run anything, whatever the text holds.
 from importlib.resources import files
 from xml.etree import ElementTree as Tree
 
-from backend.domain.report import drawings
+from backend.domain.report import dots, drawings
 from backend.domain.report.document import (
     Block,
     Bullets,
     Code,
     Document,
+    Dots,
     Fold,
     Heatmap,
     Listing,
@@ -100,6 +101,8 @@ def _block(block: Block) -> Tree.Element:
         return _figure(block, drawings.heatmap(block))
     if isinstance(block, Strip):
         return _figure(block, drawings.strip(block))
+    if isinstance(block, Dots):
+        return _figure(block, dots.drawing(block))
     return _words(block)
 
 
@@ -136,7 +139,7 @@ def _table(table: Table) -> Tree.Element:
     return element("div", {}, scroll, element("p", {"class": "note"}, *_inline(table.note)))
 
 
-def _figure(figure: Heatmap | Strip, drawing: Tree.Element) -> Tree.Element:
+def _figure(figure: Heatmap | Strip | Dots, drawing: Tree.Element) -> Tree.Element:
     caption = element("figcaption", {}, element("strong", {}, f"{figure.title}. "), *_inline(figure.caption))
     plot = element("div", {"class": "plot", "tabindex": "0", "role": "region", "aria-label": figure.title}, drawing)
     return element("figure", {"id": figure.key}, plot, caption)

@@ -12,6 +12,7 @@ from backend.domain.report.document import (
     Bullets,
     Code,
     Document,
+    Dots,
     Fold,
     Heatmap,
     Listing,
@@ -24,6 +25,7 @@ from backend.domain.report.document import (
     Text,
     plain,
 )
+from backend.domain.report.dots import picture
 from backend.domain.report.png import data_uri, png
 from backend.domain.report.raster import palette, whole_heatmap, whole_strip
 
@@ -105,6 +107,8 @@ def _block(block: Block, pictures: dict[str, str]) -> Iterator[str]:
             yield from _figure(block, data_uri(png(whole_heatmap(block), palette())), pictures)
         case Strip():
             yield from _figure(block, data_uri(png(whole_strip(block), palette())), pictures)
+        case Dots():
+            yield from _figure(block, data_uri(png(picture(block), palette())), pictures)
         case Fold():
             yield f"**{escaped(block.title)}**"
             for inner in block.blocks:
@@ -127,7 +131,7 @@ def _cell(value: Run) -> str:
     return _run(value, start=False)
 
 
-def _figure(figure: Heatmap | Strip, uri: str, pictures: dict[str, str]) -> Iterator[str]:
+def _figure(figure: Heatmap | Strip | Dots, uri: str, pictures: dict[str, str]) -> Iterator[str]:
     pictures[figure.key] = uri
     alt = f"{figure.title}. {plain(figure.caption)}"
     yield f"![{escaped(alt, start=False)}][{figure.key}]"

@@ -104,6 +104,23 @@ class Strip:
 
 
 @dataclass(frozen=True, slots=True)
+class Dots:
+    """Rows of dots on one scale, one dot a value.
+
+    rows: (name, values, where a bar stands: their mean, say, or None). line: a value that crosses all rows, None for
+    none; line_words: what it is. axis: what the scale measures.
+    """
+
+    key: str
+    title: str
+    caption: Text
+    rows: tuple[tuple[str, tuple[float, ...], float | None], ...]
+    line: float | None
+    line_words: str
+    axis: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fold:
     """Blocks that stay closed until they are asked for."""
 
@@ -111,7 +128,7 @@ class Fold:
     blocks: "tuple[Block, ...]"
 
 
-Block = Paragraph | Bullets | Listing | Table | Heatmap | Strip | Fold
+Block = Paragraph | Bullets | Listing | Table | Heatmap | Strip | Dots | Fold
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,5 @@
 import copy
+import html
 from typing import Any
 
 import pytest
@@ -244,3 +245,28 @@ def test_prompts_that_the_analysis_used_are_not_asked_unless_wanted(api: Api, bo
     plan = api.post("/studies?dry_run=true", json=body | {"evaluation": own | {"holdout": False}})
     assert plan["overlap"]["n_seen"] == plan["overlap"]["n_prompts"] == 16
     assert plan["warnings"][0].startswith("In-sample: 16 of 16")
+
+
+@pytest.mark.parametrize("form", ["html", "md"])
+def test_the_report_says_every_answer_and_every_run_and_no_prompt(
+    api: Api, engine: Engine, body: dict[str, Any], form: str
+) -> None:
+    id_ = api.post("/studies", 202, json=body)["id"]
+    assert "has succeeded" in api.get(f"/studies/{id_}/report", 409)["detail"]
+    playing.play(engine, id_)
+    found = api.get(f"/studies/{id_}")
+    answer = api.client.get(f"/api/v1/studies/{id_}/report", params={"format": form})
+    assert answer.status_code == 200
+    said = html.unescape(answer.text) if form == "html" else answer.text.replace("\\", "")
+    for verdict in found["result"]["verdicts"]:
+        assert verdict["text"] in said
+    for run in found["result"]["runs"]:
+        assert run["ids"]["training"] in said
+    assert said.count("data:image/png") + said.count("<svg") >= 1 + len(found["result"]["measures"])
+    assert found["sha256"] in said
+    assert "Where is town" not in said
+    assert "<script" not in said
+    again = api.client.get(f"/api/v1/studies/{id_}/report", params={"format": form})
+    assert again.text == answer.text
+    tag = {"If-None-Match": answer.headers["etag"]}
+    assert api.client.get(f"/api/v1/studies/{id_}/report", params={"format": form}, headers=tag).status_code == 304
