@@ -6,9 +6,11 @@ repository's root: `python -m docs.record_study`.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from backend.commands.study import study
+from backend.domain.errors import RouteprintError
 from tests import realdata
 
 ROOT = Path(__file__).parents[1]
@@ -21,13 +23,16 @@ def main() -> None:
     """Run the study in a home of its own below .cache, so that it can be looked at afterwards."""
     os.environ.setdefault("ROUTEPRINT_HOME", str(ROOT / ".cache" / "study"))
     unsafe, safe = realdata.do_not_answer(), realdata.truthfulqa()
-    study(
-        dataset=[*unsafe, safe],
-        label=[*["unsafe"] * len(unsafe), "safe"],
-        name="Do-Not-Answer and TruthfulQA: batches kept against reshuffled",
-        most=MOST,
-        report=REPORTS,
-    )
+    try:
+        study(
+            dataset=[*unsafe, safe],
+            label=[*["unsafe"] * len(unsafe), "safe"],
+            name="Do-Not-Answer and TruthfulQA: batches kept against reshuffled",
+            most=MOST,
+            report=REPORTS,
+        )
+    except RouteprintError as error:
+        sys.exit(f"make study: {error}")
 
 
 if __name__ == "__main__":
