@@ -21,7 +21,7 @@ def scale(figure: Dots) -> tuple[float, float, list[float]]:
     values = [value for _, row, bar in figure.rows for value in (*row, *([] if bar is None else [bar]))]
     values += [] if figure.line is None else [figure.line]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    room = (high - low) * 0.04 or max(abs(high) * 0.01, 1e-6)
+    room = (high - low) * 0.04 or abs(high) * 0.01 or 1.0
     low, high = low - room, high + room
     power = 10.0 ** math.floor(math.log10((high - low) / _MOST_TICKS))
     step = next(s * power for s in (1, 2, 5, 10) if (high - low) / (s * power) <= _MOST_TICKS)

@@ -158,7 +158,7 @@ def _tests(measures: Sequence[Found]) -> Table:
         (
             one["title"],
             signed(one["level"]["mean"]),
-            interval(one["level"]["low"], one["level"]["high"]),
+            interval(one["level"]["low"], one["level"]["high"]) if one["level"]["sd"] else "–",
             p_value(one["level"]["p"]),
             p_value(one["level"]["p_holm"]),
             number(one["spread"]["ratio"], 2),
@@ -234,7 +234,7 @@ def causal_check(facts: StudyFacts) -> Section:
     )
     verb = facts.params["evaluation"]["intervention"]
     intro = text(
-        f"On the untrained model the experts of the set were taken ({verb}) at the router, beside random sets of the "
+        f"On the untrained model the experts of the set were {verb}d at the router, beside random sets of the "
         "same size per layer and, where asked, others of the same load. A set that does more than random ones matters "
         "for these answers; it need not be where refusal is decided. Evaluation ",
         Code(causal["evaluation_id"]),
