@@ -25,7 +25,8 @@ MATRICES = ("z", "safe", "unsafe", "floor", "low", "high", "p", "q", "frequency"
 class Heat:
     """One heatmap: matrices [site, expert] float32, NaN = no value; vmax: end of the symmetric scale.
 
-    row: what a row is; palette: `scale` (blue safe, red unsafe) or `share`; more: one further figure per cell, said
+    row: what a row is; palette: `scale` (blue safe, red unsafe), `share` or `amount`; from_zero: the scale begins at 0
+    instead of −vmax; more: one further figure per cell, said
     after `more_words`. low, high: ends of the interval that `interval` names; p: of the family of all experts; q: by
     Benjamini-Hochberg; frequency: how often the expert is chosen from other prompts. marks, frames: (row, expert) that
     get a dot, that get an outline.
@@ -49,6 +50,7 @@ class Heat:
     frames: Cells = ()
     row: str = "Layer"
     palette: str = "scale"
+    from_zero: bool = False
     digits: int = 4
     more: Matrix | None = None
     more_words: str = ""
@@ -86,6 +88,7 @@ class Heat:
             "unit": self.unit,
             "row": self.row,
             "palette": self.palette,
+            "vmin": 0.0 if self.from_zero else -self.vmax,
             "digits": self.digits,
             "moreWords": self.more_words,
             "interval": self.interval,
@@ -114,6 +117,11 @@ def round_up(value: float) -> float:
         return 1.0
     power = 10.0 ** np.floor(np.log10(value))
     return float(next(s for s in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if s * power >= value * (1 - 1e-9)) * power)
+
+
+def largest(values: Matrix) -> float:
+    """Return the largest |value|; 0 where there is none."""
+    return float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
 
 
 def risk_heat(
@@ -157,9 +165,9 @@ def risk_heat(
     )
 
 
-def difference_heat(a: Matrix, b: Matrix, sites: Sequence[Json], vmax: float) -> Heat:
-    """Return batch minus aggregate, on the same scale."""
-    label = f"Batch minus aggregate: heatmap of {len(sites)} layers by {a.shape[1]} experts."
+def difference_heat(a: Matrix, b: Matrix, sites: Sequence[Json], vmax: float, what: str) -> Heat:
+    """Return batch minus aggregate."""
+    label = f"{what} minus all batches: heatmap of {len(sites)} layers by {a.shape[1]} experts."
     return Heat(z=(a - b).astype("<f4"), labels=site_labels(sites), vmax=vmax, label=label, unit="difference")
 
 

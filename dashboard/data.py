@@ -52,6 +52,19 @@ def risk(api: Api, analysis: Json, scope: str, pool: str, batch_idx: int | None 
     return _risk(api.base_url, api.token, analysis["id"], scope, pool, batch_idx, version(analysis))
 
 
+@st.cache_data(max_entries=128, show_spinner=False, ttl=3600)
+def _routing(base_url: str, token: str, path: str, scope: str, version: str) -> Json:
+    answer = Api(base_url, token).get(path, scope=scope)
+    for name in ("counts", "rates"):
+        answer[name] = matrix(answer[name])
+    return dict(answer)
+
+
+def routing(api: Api, path: str, scope: str, version: str) -> Json:
+    """Return where one sample's tokens went, its matrices as float32 [site, expert] (or None)."""
+    return _routing(api.base_url, api.token, path, scope, version)
+
+
 @st.cache_data(max_entries=32, show_spinner=False, ttl=3600)
 def _compared(base_url: str, token: str, a: str, b: str, scope: str | None, pool: str | None) -> Json:
     body = {"analysis_a": a, "analysis_b": b} | ({"scope": scope} if scope else {}) | ({"pool": pool} if pool else {})

@@ -257,7 +257,7 @@ def field_error(error: ApiRefused | None, name: str) -> None:
 
 def share(
     api_path: str,
-    params: dict[str, object],
+    params: Mapping[str, object],
     *,
     key: str,
     save: dict[str, str] | None = None,

@@ -89,9 +89,16 @@ def get_trainings(here: Here, analysis_id: PathId, batch_idx: SmallIndex, page: 
     return listing(
         found,
         lambda step: BatchTrainingOut.model_validate(
-            {name: getattr(step, name) for name in _STEP_FIELDS} | {"training_name": names[step.training_id]}
+            {name: getattr(step, name) for name in _STEP_FIELDS}
+            | {"training_name": names[step.training_id], "losses": _losses(step)}
         ),
     )
+
+
+def _losses(step: t.TrainingStep) -> list[float | None]:
+    """Return the samples' losses by their place in the batch."""
+    by_place = {sample["in_batch_idx"]: sample["loss"] for sample in step.samples}
+    return [by_place.get(place) for place in range(max(by_place, default=-1) + 1)]
 
 
 @router.get("/left-out")

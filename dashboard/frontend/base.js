@@ -43,6 +43,10 @@ function themeOf(element) {
     share: dark
       ? ['#ead2f5', '#c9a3e0', '#a172c2', '#734a91', '#463155', '#232a31', '#27493a', '#377150', '#4f9e6c', '#84cf98', '#c6f2cf']
       : ['#40004b', '#762a83', '#9970ab', '#c2a5cf', '#e7d4e8', '#f7f7f5', '#d9f0d3', '#a6dba0', '#5aae61', '#1b7837', '#00441b'],
+    // From nothing to much.
+    amount: dark
+      ? ['#232a31', '#24484a', '#2a6b6b', '#399390', '#5cc2bc', '#9be3dd', '#d9fbf7']
+      : ['#f7f7f5', '#d0e7e5', '#9fd0cd', '#5fb0ae', '#238a8b', '#0b6b70', '#053f43'],
     missing: dark ? '#3d464f' : '#c9c6bf',
     mark: dark ? '#ffffff' : '#000000', halo: dark ? '#000000' : '#ffd400',
   };

@@ -87,7 +87,7 @@ function traces(S, theme, narrow) {
   const hover = Array.from({length: rows}, (_, r) => lazily(cols, c => cellWords(S, r, c, '<br>')));
   const scale = theme[data.palette], steps = scale.length - 1;
   const map = {type: 'heatmap', z: rowsOf(arrays.z, rows, cols), text: hover, hovertemplate: '%{text}<extra></extra>', hoverongaps: false,
-    colorscale: scale.map((color, i) => [i / steps, color]), zmid: 0, zmin: -data.vmax, zmax: data.vmax,
+    colorscale: scale.map((color, i) => [i / steps, color]), zmin: data.vmin, zmax: data.vmax,
     xgap: cols <= 64 ? 1 : 0, ygap: rows <= 32 ? 1 : 0,
     colorbar: {thickness: 11, outlinewidth: 0, tickfont: {color: theme.text, size: 11.5}, nticks: 5, ticks: '', len: narrow ? 1 : 1,
       title: {text: data.unit, side: narrow ? 'top' : 'right', font: {size: 12}},
@@ -178,12 +178,13 @@ export default async function ({data, parentElement, setTriggerValue}) {
     await Plotly.react(host, traces(S, theme, narrow), layoutOf(S, theme, narrow), plotConfig(Plotly, S.data.filename));
     await S.frame();
   };
-  const look = JSON.stringify([key, data.vmax, data.marks, data.frames, data.labels, data.height]);
+  const look = JSON.stringify([key, data.vmin, data.vmax, data.marks, data.frames, data.labels, data.height]);
   if (S.drawn !== look) { await S.draw(); S.drawn = look; } else await S.frame();
   if (run !== S.run) return;
   if (!S.bound) { S.bound = true; bind(S); watch(host, S); }
   S.tip();
   host.dataset.ms = (performance.now() - started).toFixed(0);
+  host.dataset.title = data.label;  // what is painted, not only asked for
   host.dataset.marks = data.marks.length;
   host.dataset.frames = data.frames.length;
   host.dataset.drawn = `${data.rows}x${data.cols}`;

@@ -80,6 +80,7 @@ export default async function ({data, parentElement, setTriggerValue}) {
     watch(host, S);
   }
   S.walk = walk;
+  host.dataset.title = data.label;
   host.dataset.points = String(Math.max(0, ...data.traces.map(t => t.x.length)));
   host.dataset.sel = data.sel ?? '';
   return () => { unwatch(S); S.run++; Plotly.purge(host); delete host.__rp; };

@@ -77,12 +77,11 @@ def of_trainings(analysis_id: str, batch_idx: int, rows: Sequence[Json]) -> None
     def pick(place: int) -> None:
         st.session_state[slot] = place
 
-    lines(
-        fall_charts.batch_in_trainings(rows),
-        key=f"batch-losses:{analysis_id}",
-        filename=f"losses-{analysis_id}-batch-{batch_idx}",
-        on_point=pick,
-    )
+    figure, key = fall_charts.batch_in_trainings(rows), f"batch-losses:{analysis_id}"
+    name = f"losses-{analysis_id}-batch-{batch_idx}"
+    lines(figure, key=key, filename=name, on_point=pick)
+    path = f"/analyses/{analysis_id}/batches/{batch_idx}/trainings"
+    ui.share(path, {}, key="share-batch-losses", figure=(figure, name), plot=key)
     picked = st.session_state.pop(slot, None)
     if picked is not None and picked < len(rows):
         address.go("training", id=rows[picked]["training_id"], step=rows[picked]["step"])

@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import Api, ApiRefused, Json
-from dashboard.parts.samples import text_switch
+from dashboard.parts import prompt_text
 
 VERDICTS = {"refused": "■ refused", "answered": "○ answered", "unclear": "? unclear"}
 _EACH = 20
@@ -31,7 +31,7 @@ def show(api: Api, evaluation: Json, arms: Sequence[Json]) -> None:
         label = ui.pick("Label", {"": "both", "unsafe": "unsafe", "safe": "safe"}, key="answers-label")
     with d:
         q = st.text_input("Words in the answer", key="answers-q").strip()
-    shown = text_switch("answers")
+    shown = prompt_text.switch("answers")
     most = st.session_state.get("answers-most", _EACH)
     asking = {"arm": arm, "verdict": verdict or None, "label": label or None, "q": q or None}
     page = api.get(f"/evaluations/{evaluation['id']}/answers", limit=min(500, most), **asking)

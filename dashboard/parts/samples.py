@@ -1,91 +1,107 @@
-"""The samples of a batch, in order. Prompt text stays hidden until it is asked for, in this session only."""
+"""The samples of a batch, in order: what is known of each, its loss where it was trained on, its text on request."""
 
-from html import escape
+from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import address, ui, words
-from dashboard.client import Json
+from dashboard import address, fields, listing, ui, words
+from dashboard.client import Api, Json
+from dashboard.parts import prompt_text, sample_panel
 
-TEXT_ASKED = "show-prompt-text"
-
-
-def text_switch(where: str) -> bool:
-    """Show the switch for prompt text; its answer holds for the session and is never part of an address."""
-    key = f"{TEXT_ASKED}:{where}"
-    st.session_state[key] = st.session_state.get(TEXT_ASKED, False)
-
-    def switched() -> None:
-        st.session_state[TEXT_ASKED] = st.session_state[key]
-
-    st.toggle(
-        "Show prompt text",
-        key=key,
-        on_change=switched,
-        help="Some prompts describe harm. The text is fetched hidden and shown only in this browser session.",
-    )
-    return bool(st.session_state.get(TEXT_ASKED, False))
+FLAGS = {"truncated": "truncated", "non_finite": "not finite"}
 
 
-def show(batch: Json, analysis: Json) -> None:
-    """Show the list of samples and the one that the address names."""
-    with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
+def show(api: Api, batch: Json, analysis: Json, trained: Sequence[Json], scope: str, pool: str) -> None:
+    """Show the list of samples and the one that the address names. trained: the steps that used the batch."""
+    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         st.subheader(f"{words.plural(len(batch['samples']), 'sample')}, in their order")
-        shown = text_switch("batch")
-    picked = address.index("sample")
-    if not shown:
-        ui.note("The text is hidden: some of these prompts describe harm.")
-    with st.container(border=True, key="samples"):
-        for sample in batch["samples"]:
-            with st.container(key=f"sample-row-{sample['in_batch_idx']}"):
-                _row(sample, shown=shown, picked=picked == sample["in_batch_idx"])
+        prompt_text.switch("batch")
+    asked, step = _asks(trained)
+    found = [s for s in batch["samples"] if prompt_text.found(_searched(s), asked)]
+    ui.note(_what_is_listed(batch, found, asked))
+    _list(analysis, batch, found, step, asked)
+    if step:
+        ui.note(f"Loss: on the answer tokens of the sample, before step {step['step']} of “{step['training_name']}”.")
     meaning = f"What safe and unsafe mean is set by the prompt set “{analysis['dataset_name']}”."
     ui.note(f"{meaning} Safe samples come first; training sees exactly this list.")
-
-
-def _row(sample: Json, *, shown: bool, picked: bool) -> None:
-    index = sample["in_batch_idx"]
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", wrap=False):
-        st.html(_summary(sample), width="stretch")
-        st.button(
-            "Close" if picked else "Details",
-            key=f"sample:{index}",
-            type="tertiary",
-            on_click=address.put,
-            kwargs={"sample": None if picked else index},
-            help=f"Sample {index}",
-        )
-    if shown:
-        st.text(sample["text"])
+    picked = next((s for s in batch["samples"] if s["in_batch_idx"] == address.index("sample")), None)
     if picked:
-        _details(sample, shown=shown)
+        sample_panel.show(api, analysis, batch, picked, trained, scope, pool)
 
 
-def _summary(sample: Json) -> str:
-    label = escape(sample["label"])
-    extras = [sample["difficulty"], sample["category"], sample["group"]]
-    more = " · ".join(escape(str(e)) for e in extras if e)
-    flags = [name for name in ("truncated", "non_finite") if sample[name]]
-    marks = "".join(f'<span class="rp-chip rp-chip-non_finite">{words.STATUS.get(f, f)}</span>' for f in flags)
-    own = "" if sample.get("own_tokens") is None else f", {words.count(sample['own_tokens'])} counted"
-    return (
-        f'<div class="rp-sample"><b>{sample["in_batch_idx"]}</b><span class="rp-label rp-label-{label}">{label}</span>'
-        f"<span>{words.plural(sample['tokens'], 'token')}{own}</span><small>{more}</small>{marks}</div>"
+def _asks(trained: Sequence[Json]) -> tuple[list[str], Json | None]:
+    """Show the search and, where the batch was trained on, the choice of the step whose losses are listed."""
+    steps = {f"{s['training_id']}.{s['step']}": s for s in reversed(trained)}
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        find = st.text_input(
+            "Search in these samples",
+            key="find-samples",
+            placeholder="a word of the prompt, a category, …",
+            max_chars=200,
+            width=340,
+            help="Looks into hidden texts too, without showing them. Not part of the address.",
+        )
+        options = {key: f"{s['training_name']}, step {words.count(s['step'])}" for key, s in steps.items()}
+        chosen = fields.select("Losses of", "losses", options, width=340) if options else ""
+    return find.split(), steps.get(chosen)
+
+
+def _searched(sample: Json) -> str:
+    names = ("text", "label", "category", "difficulty", "group")
+    return "\n".join(str(sample[name]) for name in names if sample[name])
+
+
+def _what_is_listed(batch: Json, found: Sequence[Json], asked: Sequence[str]) -> str:
+    hidden = sum(not prompt_text.is_shown(s["row_id"]) for s in found)
+    said = (
+        f"{words.count(len(found))} of {words.count(len(batch['samples']))} hold what is looked for. " if asked else ""
+    )
+    if not hidden:
+        return f"{said}Texts are shown in this browser session only."
+    which = "Their" if hidden == len(found) else f"{words.plural(hidden, 'text is', 'texts are')} hidden: their"
+    return f"{said}{which} text stays hidden until you ask for it: some of these prompts describe harm."
+
+
+def _list(analysis: Json, batch: Json, found: Sequence[Json], step: Json | None, asked: Sequence[str]) -> None:
+    by_place = {s["in_batch_idx"]: s for s in batch["samples"]}
+
+    def open_(index: int) -> None:
+        address.put(sample=None if address.index("sample") == index else index)
+
+    listing.samples(
+        [_line(analysis, batch, sample, step) for sample in found],
+        key="samples",
+        label="Samples of this batch, in order",
+        selected=address.index("sample"),
+        words=asked,
+        on_open=open_,
+        on_reveal=lambda index: prompt_text.reveal(by_place[index]["row_id"]),
     )
 
 
-def _details(sample: Json, *, shown: bool) -> None:
-    with st.container(border=True):
-        if shown:
-            for message in sample["messages"]:
-                st.caption(ui.plain(message["role"]))
-                st.code(message["content"], language=None, wrap_lines=True)
-            for name, title in (("response", "response given in the set"), ("answer", "the model's own answer")):
-                if sample.get(name):
-                    st.caption(title)
-                    st.code(sample[name], language=None, wrap_lines=True)
-        else:
-            ui.note("Messages and answers are hidden with the prompt text.")
-        st.caption("Row of the prompt set, its identity, and the digest of the token ids as they were fed")
-        identity = [f"{name:<13} {sample[name]}" for name in ("row_idx", "row_id", "prompt_digest")]
-        st.code("\n".join(identity), language=None, wrap_lines=True)
+def _line(analysis: Json, batch: Json, sample: Json, step: Json | None) -> listing.Line:
+    index = sample["in_batch_idx"]
+    more = [sample["category"], sample["group"]]
+    where = {"analysis": analysis["id"], "batch": batch["batch_idx"], "sample": index}
+    return listing.Line(
+        i=index,
+        label=sample["label"],
+        href=address.href("batch", **where),
+        text=sample["text"] if prompt_text.is_shown(sample["row_id"]) else None,
+        length=len(sample["text"]),
+        figures=_figures(sample, step),
+        more=" · ".join(str(one) for one in more if one),
+        flags=tuple(("non_finite", said) for name, said in FLAGS.items() if sample[name]),
+    )
+
+
+def _figures(sample: Json, step: Json | None) -> tuple[tuple[str, str], ...]:
+    tokens = words.count(sample["tokens"])
+    if sample.get("own_tokens") is not None:
+        tokens += f", {words.count(sample['own_tokens'])} counted"
+    shown = [("tokens", tokens)]
+    if sample["difficulty"]:
+        shown.insert(0, ("difficulty", str(sample["difficulty"])))
+    if step:
+        shown.append(("loss", words.number(sample_panel.loss_of(step, sample["in_batch_idx"]))))
+    return tuple(shown)

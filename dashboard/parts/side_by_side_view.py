@@ -80,7 +80,10 @@ def _body(api: Api, ids: list[str]) -> None:
         pairs(found, ids)
     elif room == "drift":
         figure = comparison_charts.drift_from_first(found)
-        lines(figure, key=f"drift:{':'.join(ids)}", filename="drift-from-the-first")
+        key = f"drift:{':'.join(ids)}"
+        lines(figure, key=key, filename="drift-from-the-first")
+        files = (figure, "drift-from-the-first")
+        ui.share("/side-by-side", asked, key="share-drift-from-first", figure=files, plot=key)
     else:
         movers(found)
 

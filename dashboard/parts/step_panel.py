@@ -4,8 +4,7 @@ import streamlit as st
 
 from dashboard import address, data, fall_charts, ui, words
 from dashboard.client import Api, ApiRefused, Json
-from dashboard.parts import batch_over_epochs
-from dashboard.parts.samples import text_switch
+from dashboard.parts import batch_over_epochs, prompt_text
 from dashboard.table import Column, Row, cell, table
 
 COLUMNS = (
@@ -96,7 +95,7 @@ def _samples(step: Json, batch: Json | None) -> None:
     columns = [c for c in COLUMNS if over or c.key not in ("over", "fall")]
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         st.subheader("Losses per sample")
-        shown = text_switch("step")
+        shown = prompt_text.switch("step")
     losses = [s["loss"] for s in step["samples"] if s["loss"] is not None]
     largest = max(losses, default=1.0) or 1.0
     rows = [

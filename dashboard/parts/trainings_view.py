@@ -74,7 +74,10 @@ def _curves(api: Api, found: Sequence[Json]) -> None:
         axis = ui.choice("Along", "along", AXES)
     steps = [data.all_items(api, f"/trainings/{one['id']}/steps", data.version(one), fields="summary") for one in found]
     figure = training_charts.losses(_names(found), steps, key, epochs=axis == "epoch")
-    lines(figure, key=f"losses:{':'.join(one['id'] for one in found)}", filename="losses")
+    plot = f"losses:{':'.join(one['id'] for one in found)}"
+    lines(figure, key=plot, filename="losses")
+    path = f"/trainings/{found[0]['id']}/steps"
+    ui.share(path, {"fields": "summary"}, key="share-losses", figure=(figure, "losses"), plot=plot)
     if len({one["analysis_id"] for one in found}) > 1:
         ui.note("These trained the batches of different analyses: their losses are over different prompts.")
 

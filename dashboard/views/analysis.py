@@ -7,7 +7,17 @@ import streamlit as st
 from dashboard import address, charts, data, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
-from dashboard.parts import analysis_form, analysis_tabs, before_after, expert_panel, keeping, run_lists, runs, tested
+from dashboard.parts import (
+    analysis_form,
+    analysis_tabs,
+    before_after,
+    colour_range,
+    expert_panel,
+    keeping,
+    run_lists,
+    runs,
+    tested,
+)
 
 
 def main() -> None:
@@ -101,6 +111,8 @@ def _map_and_expert(api: Api, analysis: Json, drawn: tuple[object, ...]) -> None
         scope, pool = scope_and_pool(analysis)
         stored = tested.finished(api, analysis, scope, pool)
         marks = _marks(stored)
+        risk = data.risk(api, analysis, scope, pool)
+        reach = colour_range.choose(colour_range.ends(api, analysis, scope, risk), "all")
         ui.share(
             f"/analyses/{analysis['id']}/risk-diff",
             {"scope": scope, "pool": pool},
@@ -110,13 +122,12 @@ def _map_and_expert(api: Api, analysis: Json, drawn: tuple[object, ...]) -> None
         )
     if _address() != drawn:  # the rooms below show the same scope, pool and expert
         st.rerun(scope="app")
-    risk = data.risk(api, analysis, scope, pool)
     figures = data.tests(api, stored["id"]) if stored else None
     cells = tested.marked(marks, stored, figures) if stored and figures else ()
-    if not _heatmap(analysis, risk, scope, pool, stored, figures, cells):
+    if not _heatmap(analysis, risk, reach.vmax, stored, figures, cells):
         return
     _legend(analysis, stored, marks, len(cells), scope, pool)
-    ui.note(_what_is_shown(risk, scope, pool))
+    ui.note(reach.beyond(risk["risk_diff"]) + _what_is_shown(risk, scope, pool))
     chosen = expert_panel.chosen(risk["sites"] or analysis["sites"])
     if chosen:
         expert_panel.show(api, analysis, chosen, scope, pool, stored)
@@ -140,8 +151,7 @@ def _marks(stored: Json | None) -> str:
 def _heatmap(
     analysis: Json,
     risk: Json,
-    scope: str,
-    pool: str,
+    vmax: float,
     stored: Json | None,
     figures: dict[str, charts.Matrix | None] | None,
     cells: charts.Cells,
@@ -151,7 +161,7 @@ def _heatmap(
     figure = charts.risk_heat(
         risk,
         sites,
-        charts.round_up(risk["max_abs"] or 0.0),
+        vmax,
         analysis["name"],
         marks=cells,
         tests=figures,
@@ -165,6 +175,7 @@ def _heatmap(
         address.put(layer=sites[row]["layer"], expert=expert)
 
     selected = charts.cells_of([chosen], sites)[0] if chosen else None
+    scope, pool = risk["scope"], risk["pool"]
     name = f"risk-diff-{analysis['id']}-{scope}-{pool}"
     heatmap(figure, key=f"map:{analysis['id']}:{scope}:{pool}", filename=name, selected=selected, on_cell=pick)
     return True

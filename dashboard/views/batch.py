@@ -1,14 +1,10 @@
 """One analysis batch: its heatmap beside the aggregate, its samples in order, and the trainings that used it."""
 
-from collections.abc import Callable
-from html import escape
-
 import streamlit as st
 
-from dashboard import address, charts, data, ui, words
+from dashboard import address, data, listing, ui, words
 from dashboard.client import Api, Json
-from dashboard.heatmap import heatmap
-from dashboard.parts import batch_over_epochs, runs, samples
+from dashboard.parts import batch_maps, batch_over_epochs, runs, samples
 from dashboard.table import Column, Row, cell, table
 
 
@@ -28,8 +24,9 @@ def main() -> None:
     _walk(analysis, batch_idx)
     _figures(batch, analysis)
     _maps(api, analysis, batch, scope, pool)
-    samples.show(batch, analysis)
-    _trainings(api, analysis, batch_idx)
+    trained = list(api.items(f"/analyses/{analysis_id}/batches/{batch_idx}/trainings", most=500))
+    samples.show(api, batch, analysis, trained, scope, pool)
+    _trainings(analysis, batch_idx, trained)
 
 
 def _choose(api: Api) -> None:
@@ -56,7 +53,7 @@ def _head(analysis: Json, batch: Json) -> None:
 
 
 def _walk(analysis: Json, batch_idx: int) -> None:
-    """Step through the batches: buttons, arrow keys with Shift, a slider. The address follows."""
+    """Step through the batches: buttons, arrow keys, by itself, a slider. The address follows."""
     last = analysis["plan"]["n_batches"] - 1
     key = f"batch-slider:{analysis['id']}"
     st.session_state[key] = min(batch_idx, last)
@@ -65,22 +62,17 @@ def _walk(analysis: Json, batch_idx: int) -> None:
         address.put(batch=max(0, min(last, target)), sample=None)
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.button(
-            "Previous",
-            on_click=to,
-            args=(batch_idx - 1,),
-            disabled=batch_idx <= 0,
-            shortcut="Shift+Left",
-            icon=":material/arrow_back:",
-        )
-        st.button(
-            "Next",
-            on_click=to,
-            args=(batch_idx + 1,),
-            disabled=batch_idx >= last,
-            shortcut="Shift+Right",
-            icon=":material/arrow_forward:",
-        )
+        for label, target, icon in (("Previous", batch_idx - 1, "back"), ("Next", batch_idx + 1, "forward")):
+            st.button(
+                label,
+                on_click=to,
+                args=(target,),
+                disabled=not 0 <= target <= last,
+                help=f"Arrow {'left' if target < batch_idx else 'right'}",
+                icon=f":material/arrow_{icon}:",
+            )
+        with st.container(width="content"):
+            listing.player(batch_idx, last, of=analysis["id"], key="batch-player", on_to=to)
         if last > 0:
             st.slider("Batch", 0, last, key=key, on_change=lambda: to(st.session_state[key]), width="stretch")
         address.link(
@@ -117,119 +109,7 @@ def _figures(batch: Json, analysis: Json) -> None:
 @st.fragment
 @ui.guarded
 def _maps(api: Api, analysis: Json, batch: Json, scope: str, pool: str) -> None:
-    if batch["status"] == "planned":
-        ui.card(
-            "Not measured yet",
-            ["The samples below are planned; the heatmap appears when the worker has measured this batch."],
-        )
-        return
-    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
-        shown = ui.choice("Beside the batch", "beside", {"aggregate": "all batches", "difference": "batch − all"})
-        params = {"scope": scope, "pool": pool, "batch_idx": batch["batch_idx"]}
-        name = f"risk-diff-{analysis['id']}-batch-{batch['batch_idx']}"
-        ui.share(
-            f"/analyses/{analysis['id']}/risk-diff",
-            params,
-            key="share-batch",
-            save={"csv": f"{name}.csv", "parquet": f"{name}.parquet"},
-        )
-    own = data.risk(api, analysis, scope, pool, batch["batch_idx"])
-    whole = data.risk(api, analysis, scope, pool)
-    if own["risk_diff"] is None:
-        why = escape(own["reason"] or "There is no value in this scope.")
-        ui.card(
-            "This batch has no risk_diff",
-            [why, "It is left out of the sum over all batches; it is never counted as zero."],
-            "rp-wrong",
-        )
-        return
-    vmax = _scale(api, analysis, scope, own)
-    sites = own["sites"] or analysis["sites"]
-    chosen = _selected(sites)
-    marks = charts.above_floor(own["risk_diff"], own["noise_floor"])
-
-    def pick(row: int, expert: int) -> None:
-        address.put(layer=sites[row]["layer"], expert=expert)
-
-    wide = len(sites) <= 12 and own["n_experts"] > 40
-    left, right = (st.container(), st.container()) if wide else st.columns(2, gap="medium")
-    with left:
-        ui.note(f"This batch, {words.SCOPES[scope]}, pool {pool}")
-        figure = charts.risk_heat(own, sites, vmax, f"Batch {batch['batch_idx']}", marks=marks)
-        assert figure is not None
-        heatmap(figure, key=f"batch-map:{analysis['id']}", filename=name, selected=chosen, on_cell=pick)
-    with right:
-        _beside(shown, own, whole, sites, vmax, chosen, analysis, pick)
-    ui.colour_key()
-    reach = "Dots: cells above the batch's noise floor. " if marks else "No cell is above the batch's noise floor. "
-    ui.note(f"{reach}Both maps and all batches share one scale, ±{words.short_float(vmax)}. {words.NOT_A_CAUSE}")
-    if chosen:
-        _cell_words(own, whole, chosen, sites)
-
-
-def _beside(
-    shown: str,
-    own: Json,
-    whole: Json,
-    sites: list[Json],
-    vmax: float,
-    chosen: tuple[int, int] | None,
-    analysis: Json,
-    pick: Callable[[int, int], None],
-) -> None:
-    if whole["risk_diff"] is None:
-        ui.note("All batches together have no value yet.")
-        return
-    if shown == "difference":
-        ui.note("This batch − all batches")
-        figure = charts.difference_heat(own["risk_diff"], whole["risk_diff"], sites, vmax)
-    else:
-        ui.note(f"All {words.batches(whole['n_batches'])}")
-        made = charts.risk_heat(whole, sites, vmax, "All batches")
-        assert made is not None
-        figure = made
-    heatmap(
-        figure,
-        key=f"beside:{analysis['id']}:{shown}",
-        filename=f"{shown}-{analysis['id']}",
-        selected=chosen,
-        on_cell=pick,
-    )
-
-
-def _scale(api: Api, analysis: Json, scope: str, own: Json) -> float:
-    """One scale for all batches of an analysis: the largest |risk_diff| any batch reached."""
-    rows = data.all_items(api, f"/analyses/{analysis['id']}/batches", data.version(analysis), scope=scope)
-    return charts.round_up(max([r["max_abs_risk_diff"] or 0.0 for r in rows] + [own["max_abs"] or 0.0]))
-
-
-def _selected(sites: list[Json]) -> tuple[int, int] | None:
-    layer, expert = address.index("layer"), address.index("expert")
-    if layer is None or expert is None:
-        return None
-    cells = charts.cells_of([(layer, expert)], sites)
-    return cells[0] if cells and expert < sites[cells[0][0]]["n_experts"] else None
-
-
-def _cell_words(own: Json, whole: Json, chosen: tuple[int, int], sites: list[Json]) -> None:
-    row, expert = chosen
-    floor = own["noise_floor_cells"]
-    ui.facts(
-        [
-            ("cell", f"Layer {sites[row]['layer']} · Expert {expert}", ""),
-            ("in this batch", words.signed(float(own["risk_diff"][row, expert]), 4), ""),
-            (
-                "noise floor of the cell",
-                f"±{words.number(float(floor[row, expert]), 4)}" if floor is not None else "–",
-                "",
-            ),
-            (
-                "all batches",
-                words.signed(float(whole["risk_diff"][row, expert]), 4) if whole["risk_diff"] is not None else "–",
-                "",
-            ),
-        ]
-    )
+    batch_maps.show(api, analysis, batch, scope, pool)
 
 
 COLUMNS = (
@@ -243,9 +123,8 @@ COLUMNS = (
 )
 
 
-def _trainings(api: Api, analysis: Json, batch_idx: int) -> None:
+def _trainings(analysis: Json, batch_idx: int, rows: list[Json]) -> None:
     st.subheader("Trained at")
-    rows = list(api.items(f"/analyses/{analysis['id']}/batches/{batch_idx}/trainings", most=500))
     if not rows:
         ui.note("No training step has used this batch yet.")
         return

@@ -6,10 +6,9 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import Api, ApiRefused, Json
-from dashboard.parts import upload
+from dashboard.parts import prompt_text, upload
 from dashboard.parts.mapping_form import LEAVE_OUT
 from dashboard.parts.runs import progress_line
-from dashboard.parts.samples import text_switch
 from dashboard.table import Column, Row, cell, table
 
 COLUMNS = (
@@ -191,7 +190,7 @@ def _rows(api: Api, dataset: Json) -> None:
         st.subheader("Rows")
         label = st.selectbox("Label", ["", "safe", "unsafe"], format_func=lambda v: v or "both", width=130)
         query = st.text_input("Text contains", width=260)
-        shown = text_switch("datasets")
+        shown = prompt_text.switch("datasets")
     page = api.get(f"/datasets/{dataset['id']}/rows", label=label or None, q=query or None, limit=100)
     rows = page["items"]
     if shown:

@@ -115,13 +115,18 @@ def test_a_batch_shows_its_samples_in_order_with_the_text_hidden(backdrop: Backd
     at = open_page(backdrop.url, "/batch", analysis=ids["analysis"], batch=5, sample=9)
     batch = backdrop.call("GET", f"/analyses/{ids['analysis']}/batches/5")
     said = words(at)
-    assert [e.key for e in at.button if str(e.key).startswith("sample:")] == [f"sample:{i}" for i in range(16)]
+    (listed,) = components(at, "routeprint_samples")
+    assert [row["i"] for row in listed["rows"]] == list(range(16))
+    assert [row["label"] for row in listed["rows"]] == [s["label"] for s in batch["samples"]]
+    assert listed["rows"][4]["href"] == f"/batch?analysis={ids['analysis']}&batch=5&sample=4"
+    assert listed["sel"] == 9
     assert batch["samples"][9]["row_id"] in said
-    assert not any(s["text"] in said for s in batch["samples"])
+    everything = said + json.dumps([components(at, name) for name in ("routeprint_samples", "routeprint_table")])
+    assert not any(s["text"] in everything for s in batch["samples"])
     assert f"{batch['noise_floor']:.3f}" in said
     assert "Descriptive only" in said
-    own, beside = heatmaps(at)
-    assert own["vmax"] == beside["vmax"], "one scale for both maps"
+    own, whole, difference, _ = heatmaps(at)
+    assert own["vmax"] == whole["vmax"] == difference["vmax"], "one scale for all three maps"
 
 
 def test_prompt_text_is_shown_only_after_it_was_asked_for_and_never_as_markup(
@@ -130,7 +135,7 @@ def test_prompt_text_is_shown_only_after_it_was_asked_for_and_never_as_markup(
     at = open_page(backdrop.url, "/batch", analysis=ids["analysis"], batch=5)
     next(t for t in at.toggle if t.label == "Show prompt text").set_value(True).run()
     texts = [s["text"] for s in backdrop.call("GET", f"/analyses/{ids['analysis']}/batches/5")["samples"]]
-    assert [t.value for t in at.text] == texts
+    assert [row["text"] for row in components(at, "routeprint_samples")[0]["rows"]] == texts
     assert not any(text in str(e.proto.body) for e in at.get("html") for text in texts)
     assert "show" not in dict(at.query_params), "no link can show the text"
 

@@ -25,6 +25,7 @@ Ids = dict[str, str]
 FIGURES = {
     "/": {},
     "/analysis": {"view": "batches", "layer": 2, "expert": 5},
+    "/batch": {"batch": 3, "sample": 4},
     "/training": {"step": 3},
     "/evaluation": {},
 }

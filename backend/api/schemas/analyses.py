@@ -174,8 +174,29 @@ class BatchDetailOut(BatchOut):
     samples: list[SampleOut]
 
 
+class SampleRoutingOut(Answer):
+    """How many of one sample's tokens every expert received, one row per site of `sites`, one column per expert.
+
+    rates: counts over tokens. null where a site has no such expert, or where `reason` says why nothing can be said.
+    """
+
+    analysis_id: str
+    batch_idx: int
+    in_batch_idx: int
+    row_id: str
+    label: LabelWord
+    scope: ScopeWord
+    layers: list[int]
+    sites: list[SiteOut]
+    n_experts: int
+    tokens: int | None
+    counts: list[list[int | None]] | None
+    rates: list[list[float | None]] | None
+    reason: str | None
+
+
 class BatchTrainingOut(Answer):
-    """One training step that used this batch."""
+    """One training step that used this batch. losses: of its samples, by in_batch_idx."""
 
     training_id: str
     training_name: str
@@ -184,6 +205,7 @@ class BatchTrainingOut(Answer):
     loss: float | None
     loss_safe: float | None
     loss_unsafe: float | None
+    losses: list[float | None]
     verified: bool | None
 
 

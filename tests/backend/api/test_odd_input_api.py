@@ -46,6 +46,7 @@ def ids(api: Api, engine) -> dict[str, str]:
         "training_id": training["id"],
         "job_id": training["job_id"],
         "batch_idx": "0",
+        "in_batch_idx": "0",
         "layer": "1",
         "expert": "0",
         "step": "1",

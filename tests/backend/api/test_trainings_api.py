@@ -174,6 +174,9 @@ def test_a_batch_leads_to_every_step_that_used_it(ready):
         ("one", 2, True),
         ("two", 2, True),
     ]
+    for one in found:
+        step = ready.api.get(f"/trainings/{one['training_id']}/steps/2")
+        assert one["losses"] == [sample["loss"] for sample in step["samples"]]
     ready.api.call("DELETE", f"/trainings/{trained[0]['id']}", 204)
     assert len(ready.api.get(f"/analyses/{ready.analysis}/batches/1/trainings")["items"]) == 1
 
