@@ -42,10 +42,9 @@ def is_there(process: psutil.Process) -> bool:
 
 
 def ranks(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Return those that train: `python ... -m worker.rank ...`, not the launcher that names them too."""
-    return [
-        p for p in processes if is_there(p) and "worker.rank" in p.cmdline() and "worker.launching" not in p.cmdline()
-    ]
+    """Return those that train: `python ... -m worker.rank ...`, not the launcher, which names them too."""
+    names = [(process, process.cmdline()) for process in processes if is_there(process)]
+    return [process for process, words in names if "worker.rank" in words and "worker.launching" not in words]
 
 
 def test_two_processes_die_with_their_worker_and_what_it_resumes_ends_as_if_it_never_was(tmp_path: Path) -> None:
@@ -64,26 +63,26 @@ def test_two_processes_die_with_their_worker_and_what_it_resumes_ends_as_if_it_n
         analysis = live.finished(f"/analyses/{live.post('/analyses', **wanted)['id']}")
         assert analysis["status"] == "succeeded", analysis["error"]
         chosen = live.post(f"/analyses/{analysis['id']}/expert-sets", name="top", method="top_k", k=4)
-        asked = {"analysis_id": analysis["id"], "expert_set_id": chosen["id"], "learning_rate": 1e-3, "epochs": 40}
-        asked |= {"n_processes": 2, "checkpoint_every": 10, "max_answer_length": 8}
+        asked = {"analysis_id": analysis["id"], "expert_set_id": chosen["id"], "learning_rate": 1e-3, "epochs": 14}
+        asked |= {"n_processes": 2, "checkpoint_every": 5, "max_answer_length": 8}
         undisturbed = live.finished(f"/trainings/{live.post('/trainings', **asked)['id']}")
         assert undisturbed["status"] == "succeeded", undisturbed["error"]
 
         path = f"/trainings/{live.post('/trainings', **asked)['id']}"
-        live.until(lambda: live.get(path)["n_recorded"] >= 15)
+        live.until(lambda: live.get(path)["n_recorded"] >= 7)
         started = below(live)
         assert len(ranks(started)) == 2
         live.kill("worker")
         live.until(lambda: not any(map(is_there, started)), seconds=60)
         left = live.get(path)
         assert left["status"] == "running"
-        assert 15 <= left["n_recorded"] < left["n_steps"] == 120, "killed too late to prove anything"
+        assert 7 <= left["n_recorded"] < left["n_steps"] == 42, "killed too late to prove anything"
         live.start("worker", "--name", "w0")
         resumed = live.finished(path)
         assert resumed["status"] == "succeeded", resumed["error"]
         told = [line["message"] for line in live.get(f"/jobs/{resumed['job_id']}/logs", limit=500)["items"]]
         assert any(line.startswith("going on after step ") for line in told), told
         assert outcome(live, resumed) == outcome(live, undisturbed)
-        assert resumed["n_recorded"] == resumed["n_verified"] == 120
+        assert resumed["n_recorded"] == resumed["n_verified"] == 42
         links = live.post(f"{path}/verify")["links"]
         assert all(link["ok"] for link in links), links
