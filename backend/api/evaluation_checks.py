@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from backend.api.control_trainings import NONE_GIVEN, NOT_CHECKED, control_arms
 from backend.api.schemas.evaluations import EvaluationCreate
 from backend.domain.errors import Conflict, InvalidInput, NotFound
 from backend.domain.evaluation import interventions as of
@@ -134,8 +135,13 @@ def _arms(
     if intervention not in of.STEERS and body.n_random:
         raise InvalidInput(
             f"intervention {str(intervention)!r} steers no router, so there are no random sets to steer: leave "
-            "n_random away. A trained model is best compared with trainings of random sets of the same size.",
+            "n_random away. A trained model is best compared with trainings of random sets of its size: `controls`.",
             ("body", "n_random"),
+        )
+    if intervention is not Intervention.TRAINED and body.controls:
+        raise InvalidInput(
+            "controls are trainings that stand beside a trained model: leave them away, or use intervention 'trained'.",
+            ("body", "controls"),
         )
     if intervention is Intervention.NONE:
         return (Arm(Family.BASELINE, model.id),)
@@ -156,11 +162,10 @@ def _trained(
     if chosen is not None and chosen.id != training.expert_set_id:
         raise InvalidInput("That is not the expert set of this training: leave it away.", ("body", "expert_set_id"))
     base = session.get_one(t.Analysis, training.analysis_id).model_id
-    warnings.append(
-        "A trained model stands beside its base model only: what a training of random experts would do is not shown."
-    )
+    controls = control_arms(session, body.controls, training)
+    warnings.append(NOT_CHECKED if controls else NONE_GIVEN)
     trained = tuple((layer, expert) for layer, expert in chosen.experts) if chosen else ()
-    return Arm(Family.BASELINE, base), Arm(Family.REAL, body.model, trained)
+    return Arm(Family.BASELINE, base), Arm(Family.REAL, body.model, trained), *controls
 
 
 def _steered(

@@ -92,6 +92,14 @@ class EvaluationCreate(Request):
     expert_set_id: Id | None = None
     intervention: InterventionWord = "deactivate"
     n_random: Annotated[int, Field(strict=True, ge=0, le=1000)] | None = None
+    controls: Annotated[
+        tuple[Id, ...],
+        Field(
+            max_length=100,
+            description="With intervention 'trained': trainings of other, randomly drawn sets of as many experts of "
+            "every layer, in the same batches with the same settings; they stand beside it as its random sets.",
+        ),
+    ] = ()
     load_matched: Flag = True
     holdout: Flag = False
     max_new_tokens: Annotated[int, Field(strict=True, ge=1, le=1024)] = 32

@@ -296,6 +296,48 @@ def test_a_trained_model_stands_beside_its_base_and_overlaps_with_its_training(r
     assert submit(ready, **body)["overlap"]["in_sample"] is False
 
 
+def trained(ready, experts: list[list[int]], **changes: object) -> str:
+    """Return a finished training of these experts."""
+    body = {"name": str(experts), "method": "manual", "experts": experts}
+    chosen = ready.api.client.post(f"/api/v1/analyses/{ready.analysis}/expert-sets", json=body).json()  # new, or there
+    asked = {"analysis_id": ready.analysis, "expert_set_id": chosen["id"]} | changes
+    training = ready.api.post("/trainings", 202, json=asked)
+    seeding.train(ready.engine, training["id"], ready.plan)
+    seeding.add_model(ready.engine, f"training:{training['id']}", SITES)
+    return str(training["id"])
+
+
+def test_trainings_of_random_sets_stand_beside_a_trained_model_if_they_are_comparable(ready):
+    real, first, second = (trained(ready, pairs) for pairs in ([[1, 0], [3, 1]], [[1, 2], [3, 3]], [[1, 3], [3, 2]]))
+    body = {"model": f"training:{real}", "expert_set_id": None, "intervention": "trained"}
+    alone = submit(ready, **body)
+    assert any("name those trainings as `controls`" in warning for warning in alone["warnings"])
+    beside = submit(ready, controls=[first, second], **body)
+    arms = ready.api.get(f"/evaluations/{beside['id']}/arms")["items"]
+    assert [(arm["family"], arm["model"]) for arm in arms] == [
+        ("baseline", "tiny"),
+        ("real", f"training:{real}"),
+        ("random", f"training:{first}"),
+        ("random", f"training:{second}"),
+    ]
+    assert [arm["experts"] for arm in arms[2:]] == [[[1, 2], [3, 3]], [[1, 3], [3, 2]]]
+    assert any("drawn at random is not checked" in warning for warning in beside["warnings"])
+    wider, faster = trained(ready, [[1, 1], [1, 2]]), trained(ready, [[1, 1], [3, 0]], learning_rate=0.5)
+    for controls, words in (
+        ([first, first], "each control once"),
+        ([real], "not the evaluated training itself"),
+        ([first, wider], "another number of experts in some layer"),
+        ([faster], "its learning_rate is 0.5, not 0.0001"),
+        ([trained(ready, [[3, 1], [1, 0]])], "trained, too"),
+    ):
+        refused = submit(ready, 422, controls=controls, **body)
+        assert refused["errors"][0]["loc"][:2] == ["body", "controls"]
+        assert words in refused["errors"][0]["msg"]
+    submit(ready, 404, controls=["tr_nowhere"], **body)
+    refused = submit(ready, 422, controls=[first])
+    assert "use intervention 'trained'" in refused["errors"][0]["msg"]
+
+
 def test_the_prompts_that_chose_what_a_training_trained_are_in_sample_wherever_it_trained(ready):
     """A global set may be trained on another analysis' batches: what chose it was seen by the model all the same."""
     trained_on = ready.api.analysis(ready.new)

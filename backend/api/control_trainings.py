@@ -1,0 +1,77 @@
+"""Controls of an evaluated training: trainings of other sets of as many experts, otherwise made the same way.
+
+A steered model is compared with random sets that are drawn here; a trained one can only be compared with trainings that
+somebody made. Whether their experts were drawn at random is not stored anywhere, so the answer says that it was not
+checked. Not covered: asking them (they are arms like all others).
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from sqlalchemy.orm import Session
+
+from backend.domain.errors import InvalidInput
+from backend.domain.evaluation.interventions import Family
+from backend.store import runs
+from backend.store import tables as t
+from backend.store.evaluations import TRAINED, Arm
+
+NONE_GIVEN = (
+    "A trained model stands beside its base model only: what a training of random experts would do is not shown. "
+    "To show it, save expert sets drawn at random (method manual, as many experts of every layer), train each with the "
+    "settings of this training, and name those trainings as `controls`."
+)
+NOT_CHECKED = (
+    "The controls trained as many experts of every layer, in the same batches with the same settings. That their "
+    "experts were drawn at random is not checked: whoever made them says so."
+)
+_FREE = frozenset(
+    ("expert_set_id", "n_processes", "micro_batch_size", "shard_weights", "checkpoint_every", "report_to")
+)
+"""Parameters in which a control may differ: what is trained, and how it was computed and watched."""
+
+
+def control_arms(session: Session, ids: Sequence[str], training: t.Training) -> list[Arm]:
+    """Return an arm for each control. Raises NotFound, InvalidInput naming the first that is none, and why."""
+    if len(set(ids)) < len(ids) or training.id in ids:
+        raise InvalidInput("Name each control once, and not the evaluated training itself.", ("body", "controls"))
+    size = Counter(layer for layer, _ in _set_of(session, training).experts) if ids else Counter()
+    sets = {_set_of(session, training).sha256} if ids else set()
+    arms = []
+    for place, id_ in enumerate(ids):
+        control = runs.get_live(session, t.Training, id_)
+        why = _not_comparable(control, training)
+        if why is None:
+            chosen = _set_of(session, control)
+            if Counter(layer for layer, _ in chosen.experts) != size:
+                why = "it trained another number of experts in some layer"
+            elif chosen.sha256 in sets:
+                why = "it trained a set that the evaluated training or another control trained, too"
+            sets.add(chosen.sha256)
+        if why is not None:
+            raise InvalidInput(f"The training {control.name!r} is no control: {why}.", ("body", "controls", place))
+        arms.append(Arm(Family.RANDOM, TRAINED + id_, tuple((layer, expert) for layer, expert in chosen.experts)))
+    return arms
+
+
+def _set_of(session: Session, training: t.Training) -> t.ExpertSet:
+    if training.expert_set_id is None:
+        raise InvalidInput(
+            f"The training {training.name!r} trained no expert set, so there is nothing to draw at random.",
+            ("body", "controls"),
+        )
+    return session.get_one(t.ExpertSet, training.expert_set_id)
+
+
+def _not_comparable(control: t.Training, training: t.Training) -> str | None:
+    """Say in what a training differs that no control may differ in; None if in nothing."""
+    if control.status != "succeeded":
+        return f"it is {control.status}"
+    if control.analysis_id != training.analysis_id:
+        return "it was trained in the batches of another analysis"
+    for name in sorted((control.params.keys() | training.params.keys()) - _FREE):
+        if control.params.get(name) != training.params.get(name):
+            return f"its {name} is {control.params.get(name)!r}, not {training.params.get(name)!r}"
+    if control.expert_set_id is None:
+        return "it trained no expert set"
+    return None
