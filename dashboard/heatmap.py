@@ -11,13 +11,13 @@ import streamlit as st
 
 from dashboard.assets import read
 from dashboard.charts import Heat
-from dashboard.plot import SHELL, library
+from dashboard.plot import SCRIPTS, SHELL, library
 
 _component = st.components.v2.component(
     "routeprint_heatmap",
     html=SHELL,
     css=read("plot.css"),
-    js=read("base.js") + read("heatmap.js"),
+    js=SCRIPTS + read("heatmap.js"),
     isolate_styles=False,
 )
 

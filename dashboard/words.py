@@ -125,6 +125,21 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
+def about(low: float, high: float) -> str:
+    """A range of seconds: '20 s to 3 min', 'about 2 min' where both ends read the same, 'under 1 s'."""
+    if high < 1:
+        return "under 1 s"
+    ends = [_roughly(end) for end in (low, high)]
+    return f"about {ends[0]}" if ends[0] == ends[1] else " to ".join(ends)
+
+
+def _roughly(seconds: float) -> str:
+    for limit, unit, name in ((90, 1, "s"), (5400, 60, "min"), (48 * 3600, 3600, "h")):
+        if seconds < limit:
+            return f"{max(1, round(seconds / unit))} {name}"
+    return f"{round(seconds / 86400)} d"
+
+
 def _moment(stamp: str) -> datetime:
     moment = datetime.fromisoformat(stamp)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

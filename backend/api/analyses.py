@@ -14,10 +14,11 @@ from backend.api.pagination import Paged, listing
 from backend.api.planning import planned
 from backend.api.schemas.analyses import AnalysisCreate, AnalysisOut, DryRunOut, PlanOut
 from backend.api.schemas.common import Clean, Listing, RunnablePatch, Status, VerificationOut
+from backend.api.schemas.estimates import EstimateOut
 from backend.domain.errors import InvalidInput
 from backend.domain.plan import PlanSettings, Strategy
 from backend.domain.vocabulary import Scope
-from backend.store import analyses, datasets, jobs, models, runs, statistics
+from backend.store import analyses, datasets, estimates, jobs, models, runs, statistics
 from backend.store import tables as t
 from backend.store.paging import Page
 from backend.store.plans import Frozen
@@ -78,7 +79,7 @@ def create(
         plan = _plan_of_other(session, body, dataset) if body.plan_of else None
     plan = plan or planned(here, dataset, _settings(body))
     if dry_run:
-        return json_answer(200, DryRunOut(plan=PlanOut.model_validate({"digest": plan.digest} | plan.summary)))
+        return json_answer(200, _dry(here, body, model, plan))
     params = _params(body, plan)
 
     def make(session: Session) -> Made:
@@ -89,6 +90,14 @@ def create(
         return 202, show(session, analysis.id), job
 
     return once(here, idempotency_key, "POST /analyses", body.model_dump(mode="json"), make)
+
+
+def _dry(here: Here, body: AnalysisCreate, model: t.Model, plan: Frozen) -> DryRunOut:
+    n_samples, what = plan.summary["n_samples"], (body.dataset_id, body.engine, body.dtype, body.max_new_tokens)
+    with here.reading() as session:
+        estimate = estimates.of_analysis(session, model, *what, n_samples)
+    shown = EstimateOut.model_validate(estimate, from_attributes=True)
+    return DryRunOut(plan=PlanOut.model_validate({"digest": plan.digest} | plan.summary), estimate=shown)
 
 
 def _checked(session: Session, body: AnalysisCreate) -> tuple[t.Dataset, t.Model]:

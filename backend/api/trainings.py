@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session
 from backend.api import runs as edge_runs
 from backend.api.edge import PROBLEMS, Here, PathId, SmallIndex
 from backend.api.formats import ALL, FILES, RowsFormat, rows_response
-from backend.api.idempotency import IdempotencyKey, Made, once
+from backend.api.idempotency import IdempotencyKey, Made, json_answer, once
 from backend.api.pagination import Paged, listing
 from backend.api.schemas.common import Clean, Listing, RunnablePatch, Status, VerificationOut
-from backend.api.schemas.trainings import StepDetailOut, StepOut, TrainingCreate, TrainingOut
+from backend.api.schemas.estimates import EstimateOut
+from backend.api.schemas.trainings import StepDetailOut, StepOut, TrainingCreate, TrainingDryRunOut, TrainingOut
 from backend.api.training_checks import checked
-from backend.store import analyses, jobs, runs, trainings
+from backend.store import analyses, estimates, jobs, runs, trainings
 from backend.store import tables as t
 from backend.store.paging import Page
 from backend.store.verify import verify_training
@@ -63,9 +64,21 @@ def show(session: Session, id_: str) -> TrainingOut:
     return show_all(session, [runs.get(session, t.Training, id_)])[0]
 
 
-@router.post("", status_code=202, response_model=TrainingOut)
-def create(here: Here, body: TrainingCreate, idempotency_key: IdempotencyKey = None) -> Response:
+@router.post(
+    "",
+    status_code=202,
+    response_model=TrainingOut,
+    responses={200: {"model": TrainingDryRunOut, "description": "With dry_run: what it takes; nothing was stored."}},
+)
+def create(
+    here: Here,
+    body: TrainingCreate,
+    dry_run: Annotated[bool, Query(description="Only check and estimate, store nothing.")] = False,
+    idempotency_key: IdempotencyKey = None,
+) -> Response:
     """Queue a training on exactly the batches that the analysis measured."""
+    if dry_run:
+        return json_answer(200, _dry(here, body))
 
     def make(session: Session) -> Made:
         analysis, expert_set, params = checked(session, body)
@@ -76,6 +89,16 @@ def create(here: Here, body: TrainingCreate, idempotency_key: IdempotencyKey = N
         return 202, show(session, training.id), job
 
     return once(here, idempotency_key, "POST /trainings", body.model_dump(mode="json"), make)
+
+
+def _dry(here: Here, body: TrainingCreate) -> TrainingDryRunOut:
+    with here.reading() as session:
+        analysis, expert_set, _ = checked(session, body)
+        n_steps = analysis.plan_summary["n_batches"] * body.epochs
+        found = estimates.of_training(
+            session, analysis, expert_set, body.mode, n_steps, adapter=body.adapter is not None
+        )
+    return TrainingDryRunOut(n_steps=n_steps, estimate=EstimateOut.model_validate(found, from_attributes=True))
 
 
 @router.get("")

@@ -144,6 +144,13 @@ function bind(S) {
   host.addEventListener('keydown', event => keys(S, event));
 }
 
+// Rows of the table behind: one per row of the map, one column per expert.
+function behindRows({data, arrays}) {
+  const head = [`${data.row}, ${data.unit}`, ...Array.from({length: data.cols}, (_, c) => `Expert ${c}`)];
+  const rows = data.labels.map((name, r) => [`${data.row} ${name}`, ...Array.from({length: data.cols}, (_, c) => said(arrays.z[r * data.cols + c], data.digits))]);
+  return {head, rows};
+}
+
 export default async function ({data, parentElement, setTriggerValue}) {
   const started = performance.now();
   const host = parentElement.querySelector('.rp-plot'), live = parentElement.querySelector('.rp-live');
@@ -166,6 +173,7 @@ export default async function ({data, parentElement, setTriggerValue}) {
     S.drawn = null;
   }
   host.style.minHeight = data.height + 'px';
+  tableBehind(parentElement, data.label, () => behindRows(S));
   const run = ++S.run, Plotly = (S.Plotly = await loadPlotly(data.lib));
   if (run !== S.run || !host.isConnected) return;
 

@@ -41,6 +41,21 @@ function layoutOf(S, theme, narrow) {
       ...(data.zero ? {zeroline: true, zerolinecolor: theme.roles.quiet, zerolinewidth: 1} : {})}};
 }
 
+// Rows of the table behind: a column per line where every line has its x once, else a row per point.
+function behindRows(data) {
+  const traces = data.traces.filter(t => t.x.length), titled = t => t.name || data.y_title;
+  const place = y => data.y_ticks?.find(t => t[0] === y)?.[1] ?? said(y);
+  if (!data.y_ticks?.length && traces.every(t => !t.low && new Set(t.x).size === t.x.length)) {
+    const at = new Map();
+    traces.forEach((t, i) => t.x.forEach((x, k) => at.set(x, Object.assign(at.get(x) ?? {}, {[i]: t.y[k]}))));
+    const rows = [...at].sort((a, b) => a[0] - b[0]).map(([x, row]) => [said(x), ...traces.map((_, i) => said(row[i]))]);
+    return {head: [data.x_title, ...traces.map(titled)], rows};
+  }
+  const ranged = traces.some(t => t.low);
+  const rows = traces.flatMap(t => t.x.map((x, i) => [titled(t), said(x), place(t.y[i]), ...(ranged ? [said(t.low?.[i]), said(t.high?.[i])] : [])]));
+  return {head: ['', data.x_title, data.y_title || 'row', ...(ranged ? ['from', 'to'] : [])], rows};
+}
+
 export default async function ({data, parentElement, setTriggerValue}) {
   const host = parentElement.querySelector('.rp-plot');
   const S = (host.__rp ??= {run: 0, host});
@@ -49,6 +64,7 @@ export default async function ({data, parentElement, setTriggerValue}) {
   host.setAttribute('aria-label', data.label);
   host.dataset.key = data.key;
   host.style.minHeight = data.height + 'px';
+  tableBehind(parentElement, data.label, data.behind ? () => behindRows(S.data) : null);
   const run = ++S.run, Plotly = (S.Plotly = await loadPlotly(data.lib));
   if (run !== S.run || !host.isConnected) return;
   S.draw = () => {

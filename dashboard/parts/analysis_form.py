@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import Api, ApiRefused, Json
+from dashboard.parts import again, estimate
 
 STRATEGIES = {
     "shuffled": "shuffled: prompts in random order",
@@ -11,6 +12,9 @@ STRATEGIES = {
     "stratified": "stratified: the difficulty or category mix of each batch controlled",
     "paired": "paired: both members of a contrast pair in one batch",
 }
+
+
+DTYPES = ["auto", "float32", "bfloat16", "float16"]
 
 
 def show(api: Api) -> None:
@@ -78,25 +82,28 @@ def _model_words(model: Json) -> str:
 
 def _form(api: Api, datasets: list[Json], models: list[Json]) -> None:
     wanted = st.session_state.get("analysis-form-error")
+    given = again.given(api, "analyses")
     sets = {d["id"]: d for d in datasets}
     left, right = st.columns(2, gap="medium")
     ids = list(sets)
-    wished = address.text("dataset")
+    wished = address.text("dataset") or given.get("dataset_id")
     with left:
         dataset = st.selectbox(
             "Prompt set",
             ids,
-            index=ids.index(wished) if wished in sets else 0,
+            index=again.place(ids, wished),
             format_func=lambda i: f"{sets[i]['name']}  ({sets[i]['n_safe']} safe, {sets[i]['n_unsafe']} unsafe)",
         )
         ui.field_error(wanted, "dataset_id")
     with right:
         by_id = {m["id"]: m for m in models}
-        model = st.selectbox("Model", list(by_id), format_func=lambda i: _model_words(by_id[i]))
+        models_ = list(by_id)
+        place = again.place(models_, given.get("model"))
+        model = st.selectbox("Model", models_, index=place, format_func=lambda i: _model_words(by_id[i]))
         ui.field_error(wanted, "model")
     body: Json = {"dataset_id": dataset, "model": model}
-    body |= _plan_fields(wanted, sets[dataset])
-    body |= _measure_fields(wanted, by_id[model])
+    body |= _plan_fields(wanted, given)
+    body |= _measure_fields(wanted, by_id[model], given)
     name = st.text_input("Name", placeholder="given from model and prompt set when left empty", width=460)
     if name.strip():
         body["name"] = name.strip()
@@ -105,63 +112,78 @@ def _form(api: Api, datasets: list[Json], models: list[Json]) -> None:
         _submit(api, body)
 
 
-def _plan_fields(wanted: ApiRefused | None, dataset: Json) -> Json:
+def _plan_fields(wanted: ApiRefused | None, given: Json) -> Json:
     a, b, c, d = st.columns(4)
     with a:
         size = st.number_input(
-            "Batch size", 2, 1024, 16, help="Safe prompts first, then unsafe; one batch later is one training step."
+            "Batch size",
+            2,
+            4096,
+            given.get("batch_size", 16),
+            help="Safe prompts first, then unsafe; one batch later is one training step.",
         )
         ui.field_error(wanted, "batch_size")
     with b:
-        ratio = st.number_input("Share of safe prompts", 0.01, 0.99, 0.5, step=0.05)
+        ratio = st.number_input("Share of safe prompts", 0.01, 0.99, given.get("safe_ratio", 0.5), step=0.05)
         ui.field_error(wanted, "safe_ratio")
     with c:
-        strategy = ui.pick("Order of prompts", STRATEGIES)
+        strategy = ui.pick("Order of prompts", STRATEGIES, index=again.place(list(STRATEGIES), given.get("strategy")))
         ui.field_error(wanted, "strategy")
     with d:
-        seed = st.number_input("Seed", 0, 2**31 - 1, 0)
+        seed = st.number_input("Seed", 0, 2**31 - 1, given.get("seed", 0))
         ui.field_error(wanted, "seed")
     fields: Json = {"batch_size": size, "safe_ratio": ratio, "strategy": strategy, "seed": seed}
     if strategy == "stratified":
         fields["stratify_by"] = st.multiselect(
-            "Control the mix of", ["difficulty", "category", "group"], ["difficulty"]
+            "Control the mix of", ["difficulty", "category", "group"], given.get("stratify_by", ["difficulty"])
         )
         ui.field_error(wanted, "stratify_by")
     return fields
 
 
-def _measure_fields(wanted: ApiRefused | None, model: Json) -> Json:
+def _measure_fields(wanted: ApiRefused | None, model: Json, given: Json) -> Json:
     with st.expander("More settings"):
         a, b, c = st.columns(3)
         with a:
-            engine = st.selectbox("Engine", model["engines"] or ["transformers"])
+            engines = model["engines"] or ["transformers"]
+            engine = st.selectbox("Engine", engines, index=again.place(engines, given.get("engine")))
             ui.field_error(wanted, "engine")
             scopes = st.multiselect(
-                "Tokens counted", list(words.SCOPES), ["prompt"], format_func=lambda s: words.SCOPES[s],
+                "Tokens counted",
+                list(words.SCOPES),
+                given.get("scopes", ["prompt"]),
+                format_func=lambda s: words.SCOPES[s],
                 help="Response tokens: the answers given in the set, or generated ones (new tokens below).",
-            )  # fmt: skip
+            )
             if not scopes:
                 ui.note("Choose at least one.")
             ui.field_error(wanted, "scopes")
         with b:
             max_length = st.number_input(
-                "Longest prompt, tokens", 8, 131_072, 512, help="Longer prompts are cut on the right and flagged."
+                "Longest prompt, tokens",
+                1,
+                131_072,
+                given.get("max_length", 512),
+                help="Longer prompts are cut on the right and flagged.",
             )
             ui.field_error(wanted, "max_length")
-            new_tokens = st.number_input("New tokens generated per prompt", 0, 4096, 0, help="0: generate nothing.")
+            new_tokens = st.number_input(
+                "New tokens generated per prompt", 0, 8192, given.get("max_new_tokens", 0), help="0: generate nothing."
+            )
             ui.field_error(wanted, "max_new_tokens")
         with c:
-            dtype = st.selectbox("Number format", ["auto", "float32", "bfloat16", "float16"])
+            dtype = st.selectbox("Number format", DTYPES, index=again.place(DTYPES, given.get("dtype")))
             ui.field_error(wanted, "dtype")
-            keep_short = st.toggle("Keep a short last batch", True)
+            keep_short = st.toggle("Keep a short last batch", given.get("keep_short", True))
         own_only = st.checkbox(
             "Leave out what the chat template adds",
+            given.get("exclude_template_tokens", False),
             help="Prompt tokens are then the words of the prompts alone. Role markers, special tokens, the generation "
             "prompt and the system prompt below go through the model as ever, but do not count. The last prompt token "
             "stays the last one.",
         )
         ui.field_error(wanted, "exclude_template_tokens")
-        system = st.text_area("System prompt (optional)", height=70)
+        system = st.text_area("System prompt (optional)", given.get("system_prompt") or "", height=70)
         ui.field_error(wanted, "system_prompt")
     return {
         "engine": engine,
@@ -178,10 +200,11 @@ def _measure_fields(wanted: ApiRefused | None, model: Json) -> Json:
 def _plan_preview(api: Api, body: Json) -> bool:
     """Say what the plan will be, from a dry run; return whether it can start."""
     try:
-        plan = api.post("/analyses", body, dry_run=True)["plan"]
+        found = api.post("/analyses", body, dry_run=True)
     except ApiRefused as error:
         ui.refused(error)
         return False
+    plan = found["plan"]
     left_out = ", ".join(f"{n} × {reason}" for reason, n in (plan.get("left_out_reasons") or {}).items())
     ui.facts(
         [
@@ -192,8 +215,10 @@ def _plan_preview(api: Api, body: Json) -> bool:
                 f"{words.count(plan['n_safe'])} safe, {words.count(plan['n_unsafe'])} unsafe",
             ),
             ("left out", words.count(plan["n_left_out"]), left_out),
+            *estimate.figures(found["estimate"]),
         ]
     )
+    estimate.warn(found["estimate"])
     return True
 
 

@@ -99,7 +99,7 @@ def _batches(analysis: Json, found: Json, scope: str, pool: str) -> None:
 
     figure, name = charts.expert_over_batches(found), f"expert-{layer}-{expert}-{analysis['id']}"
     key = f"expert:{analysis['id']}:{layer}:{expert}:{scope}:{pool}"
-    lines(figure, key=key, filename=name, on_point=open_batch)
+    lines(figure, key=key, filename=name, on_point=open_batch, behind=False)
     ui.share(
         f"/analyses/{analysis['id']}/experts/{layer}/{expert}",
         {"scope": scope, "pool": pool},

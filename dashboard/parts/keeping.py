@@ -6,6 +6,7 @@ import streamlit as st
 
 from dashboard import address, ui
 from dashboard.client import Api, ApiRefused, Json
+from dashboard.parts import again
 
 VIEW = {"analyses": "analysis", "trainings": "training", "evaluations": "evaluation", "comparisons": "compare"}
 VIEW |= {"studies": "study"}
@@ -14,6 +15,8 @@ _DELETED = "just-deleted"
 
 def show(api: Api, kind: str, run: Json) -> None:
     """Show the form for name, tags and notes, and the way to delete. kind: one of VIEW."""
+    if kind in again.VIEW:
+        again.link(kind, run)
     st.subheader("Name, tags and notes")
     with st.form("keeping", border=False):
         with st.container(horizontal=True):

@@ -7,6 +7,7 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import ApiDown, ApiError, ApiRefused, Json
+from dashboard.parts import again
 from dashboard.table import Column, Row, Ticks, cell, table
 
 
@@ -265,7 +266,11 @@ def _ended_early(kind: str, run: Json, noun: str) -> None:
         [escape(run["error"] or "")] * bool(run["error"]) + [kept],
         "rp-wrong" if run["status"] == "failed" else "",
     )
-    if st.button("Resume", key=f"resume:{run['id']}", type="primary", icon=":material/play_arrow:"):
+    with st.container(horizontal=True, vertical_alignment="center"):
+        resume = st.button("Resume", key=f"resume:{run['id']}", type="primary", icon=":material/play_arrow:")
+        if kind in again.VIEW:
+            again.link(kind, run)
+    if resume:
         try:
             ui.api().post(f"/{kind}/{run['id']}/resume")
         except ApiRefused as error:

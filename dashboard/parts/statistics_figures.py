@@ -149,7 +149,7 @@ def _baselines(stored: Json, summary: Json) -> None:
     if beside["routing"] is None:
         return
     figure = stat_charts.baselines(beside)
-    lines(figure, key=f"baselines:{stored['id']}", filename=f"baselines-{stored['id']}")
+    lines(figure, key=f"baselines:{stored['id']}", filename=f"baselines-{stored['id']}", behind=False)
     ui.note(
         "Words alone separate most public sets of safe and unsafe prompts: an AUC of routing says something only "
         "beside the AUC of prompt length and of the bag of token ids, on the same held-out groups. "
@@ -194,7 +194,7 @@ def _drift(api: Api, stored: Json, summary: Json) -> None:
     path = f"/statistics/{stored['id']}/drift"
     rows = data.remember(api, path, "succeeded")["items"]
     if rows:
-        lines(stat_charts.drift(rows), key=f"drift:{stored['id']}", filename=f"drift-{stored['id']}")
+        lines(stat_charts.drift(rows), key=f"drift:{stored['id']}", filename=f"drift-{stored['id']}", behind=False)
     most, p = drift["largest"], drift["p"]
     smallest = words.small(drift["smallest_p"])
     said = "not tested" if p is None else f"p {words.equals(words.p_value(p))} (smallest {smallest})"

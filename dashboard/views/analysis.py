@@ -41,7 +41,7 @@ def _list(api: Api) -> None:
         ui.card("No analysis yet", ["Choose a prompt set and a model below; the defaults are good for a first look."])
     with st.expander(
         "Start an analysis",
-        expanded=bool(address.text("dataset")) or not (found or asked),
+        expanded=bool(address.text("dataset") or address.text("again")) or not (found or asked),
         icon=":material/add:",
     ):
         analysis_form.show(api)

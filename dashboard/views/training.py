@@ -15,6 +15,7 @@ from dashboard.parts import (
     step_panel,
     trained_batches,
     training_form,
+    training_settings,
     verify,
 )
 from dashboard.plot import lines
@@ -47,7 +48,11 @@ def _list(api: Api) -> None:
         ui.card(
             "No training yet", ["It needs a finished analysis, and an expert set unless the whole model is to learn."]
         )
-    with st.expander("Start a training", expanded=bool(wanted) or not (found or asked), icon=":material/add:"):
+    with st.expander(
+        "Start a training",
+        expanded=bool(wanted or address.text("again")) or not (found or asked),
+        icon=":material/add:",
+    ):
         training_form.show(api, wanted)
 
 
@@ -85,7 +90,7 @@ def _one(api: Api, training: Json) -> None:
         ]
     )
     for tracker, place in training["result"].get("tracking", {}).items():
-        st.text(f"{training_form.TRACKERS[tracker]} logs, on the worker: {place}")
+        st.text(f"{training_settings.TRACKERS[tracker]} logs, on the worker: {place}")
     for noted in training["result"].get("notes", []):
         ui.note(f"Noted during this run: {noted['text']}.")
     steps = data.all_items(api, f"/trainings/{training['id']}/steps", data.version(training), fields="summary")

@@ -1,19 +1,14 @@
 """The dashboard in a real Chromium: clicks, keys, addresses, themes, and that nothing leaves this machine."""
 
-import os
 import re
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.dashboard.backdrop import TOKEN, Backdrop
 from tests.dashboard.entering import let_in
+from tests.dashboard.serving import dashboard
 
 pytestmark = pytest.mark.browser
 
@@ -23,31 +18,8 @@ Ids = dict[str, str]
 @pytest.fixture(scope="module")
 def address(backdrop: Backdrop, ids: Ids, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The dashboard as `python -m dashboard` serves it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = os.environ | {
-        "ROUTEPRINT_API_URL": backdrop.url,
-        "ROUTEPRINT_TOKEN": TOKEN,
-        "ROUTEPRINT_DASHBOARD_PORT": str(port),
-    }
-    log = tmp_path_factory.mktemp("dashboard") / "log.txt"
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "dashboard"], env=environment, stdout=out, stderr=out)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(120):
-            if process.poll() is not None:
-                pytest.fail(log.read_text())
-            try:
-                if httpx.get(f"{url}/_stcore/health", trust_env=False).is_success:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.25)
+    with dashboard(backdrop.url, tmp_path_factory.mktemp("dashboard")) as (url, _):
         yield url
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 @pytest.fixture

@@ -60,3 +60,17 @@ def test_label_values_are_counted_under_what_says_their_meaning() -> None:
     found = {"homonyms": 2, "Contrast_homonyms": 3, "contrast_x": 1}
     assert counted_as(found, ["contrast_*", "*"]) == {"*": 2, "contrast_*": 4}
     assert counted_as({"True": 4, "maybe": 1}, []) == {"True": 4, "maybe": 1}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (0.1, 0.7, "under 1 s"),
+        (20, 40, "20 s to 40 s"),
+        (100, 125, "about 2 min"),
+        (60, 7000, "60 s to 2 h"),
+        (90000, 400000, "25 h to 5 d"),
+    ],
+)
+def test_an_estimate_is_a_rough_range(low: float, high: float, said: str) -> None:
+    assert words.about(low, high) == said

@@ -20,6 +20,7 @@ from backend.api.schemas.common import (
     Text,
 )
 from backend.api.schemas.datasets import MessageOut
+from backend.api.schemas.estimates import EstimateOut
 
 Engine = Literal["transformers", "vllm"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -101,9 +102,10 @@ class PlanOut(Answer):
 
 
 class DryRunOut(Answer):
-    """What POST /analyses would plan. Nothing was stored."""
+    """What POST /analyses would plan, and what that takes. Nothing was stored."""
 
     plan: PlanOut
+    estimate: EstimateOut
 
 
 class StatisticsHead(Answer):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from backend.api.schemas.common import Answer, Clean, Flag, Id, LabelWord, Name, Request, RunnableOut
+from backend.api.schemas.estimates import EstimateOut
 
 TargetWord = Literal["given", "model", "refusal", "default"]
 NonNegative = Annotated[float, Field(strict=True, ge=0, le=1e6)]
@@ -131,6 +132,13 @@ class TrainingOut(RunnableOut):
     n_verified: int
     final_loss: float | None
     result: dict[str, Any]
+
+
+class TrainingDryRunOut(Answer):
+    """What POST /trainings would do, and what that takes. Nothing was stored."""
+
+    n_steps: int
+    estimate: EstimateOut
 
 
 class StepOut(Answer):
