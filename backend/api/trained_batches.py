@@ -24,7 +24,7 @@ from backend.api.schemas.trained_batches import (
 from backend.domain.explanation.explain import ALPHA, Explanation
 from backend.domain.explanation.features import BY_KEY
 from backend.domain.explanation.outliers import LIMIT
-from backend.domain.explanation.saying import VERDICTS, sentences
+from backend.domain.explanation.saying import VERDICTS, findings, method
 from backend.store import runs, trained_batches
 from backend.store import tables as t
 from backend.store.paging import slice_page
@@ -140,7 +140,8 @@ def get_explanation(
             "figures": figures,
             "unusual": _unusual(why),
             "left_out": [{"batch_idx": batch_idx, "reason": reason} for batch_idx, reason in why.left_out],
-            "sentences": sentences(why),
+            "findings": findings(why),
+            "method": method(why),
         }
     )
 

@@ -74,7 +74,7 @@ export default async function ({data, parentElement, setTriggerValue}) {
   await S.draw();
   if (run !== S.run) return;
   const walk = by => {
-    const refs = S.data.traces.find(t => t.refs)?.refs ?? [];
+    const refs = [...new Set(S.data.traces.flatMap(t => t.refs ?? []))];  // each once, whatever trace it is in
     if (!refs.length) return;
     const at = refs.indexOf(S.data.sel);
     const next = at < 0 ? 0 : Math.min(refs.length - 1, Math.max(0, at + by));

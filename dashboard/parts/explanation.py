@@ -20,22 +20,26 @@ COLUMNS = (
 
 def show(api: Api, training: Json) -> None:
     """Show what may be said in words, the figures behind it, and any of them as a plot whose points open batches."""
-    loss = trained_batches.which_loss()
     version = data.version(training)
     path = f"/trainings/{training['id']}/explanation"
+    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+        loss = trained_batches.which_loss()
+        save = {form: f"explanation-{training['id']}-{loss}.{form}" for form in ("csv", "parquet")}
+        ui.share(path, {"loss": loss}, key="share-explanation", save=save)
     why = data.remember(api, path, version, loss=loss)
     title = "What goes with the fall of a batch's loss" if why["outcome"] == "fall" else "Which batches were hard"
-    st.subheader(title)
-    for sentence in why["sentences"]:
-        ui.note(sentence)
+    ui.card(title, [ui.html(sentence) for sentence in why["findings"]])
+    with st.expander("How this is found, and what it does not say", expanded=bool(why["reason"])):
+        for sentence in why["method"]:
+            ui.note(sentence)
     if why["reason"]:
         return
-    _figures(why)
     _unusual(training, why)
-    _plot(api, training, why, loss, version)
-    _table(training, why, loss)
+    _figures(why)
+    _table(why)
     for left in why["left_out"][:10]:
         ui.note(f"Left out: batch {left['batch_idx']}, {left['reason']}.")
+    _plot(api, training, why, loss, version)
 
 
 def _figures(why: Json) -> None:
@@ -77,7 +81,7 @@ def _plot(api: Api, training: Json, why: Json, loss: str, version: str) -> None:
     ui.note(f"{figures[key]['what']} {figures[key]['verdict_words'].capitalize()}. A point opens its batch below.")
 
 
-def _table(training: Json, why: Json, loss: str) -> None:
+def _table(why: Json) -> None:
     rows = [
         Row(
             f["key"],
@@ -96,12 +100,6 @@ def _table(training: Json, why: Json, loss: str) -> None:
         for f in why["figures"]
     ]
     table(COLUMNS, rows, key="explanation-table", label="What goes with the fall, feature by feature")
-    ui.share(
-        f"/trainings/{training['id']}/explanation",
-        {"loss": loss},
-        key="share-explanation",
-        save={form: f"explanation-{training['id']}-{loss}.{form}" for form in ("csv", "parquet")},
-    )
     ui.note(
         "Spearman's rank correlation over batches. Only what is beyond controls carries a claim; “as it is” shows what "
         "would have been believed without them. All features are one family; looking at all, safe and unsafe losses in "

@@ -43,15 +43,17 @@ def which_loss() -> str:
 
 def show(api: Api, training: Json) -> None:
     """Show the page of batches that the address names, and the ways to take them along."""
-    loss = which_loss()
     asked = st.query_params.get("sort")
     sort = asked if asked in ORDERS else "batch_idx"
-    path, params = f"/trainings/{training['id']}/batches", {"sort": sort, "loss": loss}
+    path = f"/trainings/{training['id']}/batches"
+    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+        loss = which_loss()
+        params = {"sort": sort, "loss": loss}
+        save = {form: f"batches-{training['id']}-{loss}.{form}" for form in ("csv", "parquet")}
+        ui.share(path, dict(params), key="share-batches", save=save)
     page = pager.fetch(api, path, **params, limit=PER_PAGE)
     _table(training, page["items"], sort)
     pager.show(page, name=f"{path}:{loss}:{sort}", noun=("batch", "batches"))
-    save = {form: f"batches-{training['id']}-{loss}.{form}" for form in ("csv", "parquet")}
-    ui.share(path, dict(params), key="share-batches", save=save)
     ui.note(
         "First loss: at the batch's first visit, before the model learned from it. Fall: first less last, over the "
         "complete epochs; positive where the loss fell. z: how far from what first loss and place in the run foretell; "

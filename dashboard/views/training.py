@@ -21,8 +21,7 @@ from dashboard.parts import (
 from dashboard.plot import lines
 
 CURVES = {"loss": "Loss per step", "order": "Order of batches", "risk": "Loss against risk_diff"}
-ROOMS = {"batches": "Batches", "why": "Why?"}
-"""Needs batches: a run that did not preserve them has none."""
+ROOMS = {"batches": "Batches", "why": "Why?"}  # a run that did not preserve its batches has none to show
 
 
 def main() -> None:
@@ -118,7 +117,16 @@ def _processes(training: Json) -> int:
 def _curve_and_step(api: Api, training: Json, steps: list[Json]) -> None:
     _strip(training, steps)
     preserved = training["params"].get("preserve_batches", True)
-    shown = ui.choice("Show", "curve", CURVES | (ROOMS if preserved else {}), resets=("after", "sort"))
+    with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
+        shown = ui.choice("Show", "curve", CURVES | (ROOMS if preserved else {}), resets=("after", "sort"))
+        if shown in CURVES:
+            ui.share(
+                f"/trainings/{training['id']}/steps",
+                {"limit": 500},
+                key="share-steps",
+                save={form: f"steps-{training['id']}.{form}" for form in ("csv", "parquet")},
+                plot=f"{shown}:{training['id']}",
+            )
     if shown == "batches":
         trained_batches.show(api, training)
     elif shown == "why":
@@ -135,18 +143,10 @@ def _curve_and_step(api: Api, training: Json, steps: list[Json]) -> None:
 
 
 def _curve(api: Api, training: Json, steps: Sequence[Json], curve: str) -> None:
-    name = f"{curve}-{training['id']}"
-    ui.share(
-        f"/trainings/{training['id']}/steps",
-        {"limit": 500},
-        key="share-steps",
-        save={form: f"steps-{training['id']}.{form}" for form in ("csv", "parquet")},
-        plot=f"{curve}:{training['id']}",
-    )
     lines(
         _figure(api, training, steps, curve),
         key=f"{curve}:{training['id']}",
-        filename=name,
+        filename=f"{curve}-{training['id']}",
         selected=address.index("step"),
         on_point=lambda step: address.put(step=step),
     )

@@ -145,8 +145,8 @@ class LeftOutBatchOut(Answer):
 class ExplanationOut(Answer):
     """Why batches did well or badly, as far as that can be said: associations over batches, never causes.
 
-    reason: why nothing can be said, else null. smallest_p: the smallest p that n_permutations allow. sentences: what
-    may be said, in words.
+    reason: why nothing can be said, else null. smallest_p: the smallest p that n_permutations allow. findings: what
+    may be said, in words; method: how it was found, and what it does not say.
     """
 
     training_id: str
@@ -166,4 +166,5 @@ class ExplanationOut(Answer):
     figures: list[FigureOut]
     unusual: list[UnusualOut]
     left_out: list[LeftOutBatchOut]
-    sentences: list[str]
+    findings: list[str]
+    method: list[str]

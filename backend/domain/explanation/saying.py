@@ -22,14 +22,17 @@ _NOT_A_CAUSE = (
 )
 
 
-def sentences(found: Explanation) -> list[str]:
-    """Return what can be said of a run, the definition first."""
-    said = [_OUTCOMES[found.outcome]]
+def method(found: Explanation) -> list[str]:
+    """Return what was looked at and how, and what it does not say."""
+    return [_OUTCOMES[found.outcome], *([_MEAN] if found.outcome == "fall" else []), _NOT_A_CAUSE]
+
+
+def findings(found: Explanation) -> list[str]:
+    """Return what may be said of a run, or why nothing may."""
     if found.reason:
-        return [*said, found.reason]
-    said += [_MEAN] if found.outcome == "fall" else []
+        return [found.reason]
     of_kind = {verdict: [f for f in found.figures if f.verdict is verdict] for verdict in Verdict}
-    said += [_finding(figure, found.outcome) for figure in of_kind[Verdict.BEYOND]]
+    said = [_finding(figure, found.outcome) for figure in of_kind[Verdict.BEYOND]]
     if not of_kind[Verdict.BEYOND]:
         said.append(
             f"No feature goes with the {found.outcome} beyond what is taken out. That is no proof that none does: "
@@ -38,7 +41,7 @@ def sentences(found: Explanation) -> list[str]:
     if of_kind[Verdict.GONE]:
         names = ", ".join(BY_KEY[figure.key].name for figure in of_kind[Verdict.GONE])
         said.append(f"Only until that is taken out, and therefore no finding: {names}.")
-    return [*said, _unusual(found), _NOT_A_CAUSE]
+    return [*said, _unusual(found)]
 
 
 def _finding(figure: Figure, outcome: str) -> str:

@@ -150,7 +150,8 @@ def test_the_explanation_says_what_was_taken_out_and_what_was_looked_at(study):
     assert found["controls"] == ["loss_first", "step_first", "step_last"]
     assert {figure["key"]: figure["verdict"] for figure in found["figures"]}["n_samples"] == "constant"
     assert all(figure["name"] and figure["what"] and figure["verdict_words"] for figure in found["figures"])
-    assert any("regression to the mean" in sentence for sentence in found["sentences"])
+    assert any("regression to the mean" in sentence for sentence in found["method"])
+    assert found["findings"]
     assert found == study.api.get(f"{path}/explanation", params={"seed": 0})
     of_unsafe = study.api.get(f"{path}/explanation", params={"loss": "unsafe", "seed": 1})
     assert (of_unsafe["loss"], of_unsafe["seed"]) == ("unsafe", 1)
@@ -175,7 +176,7 @@ def test_one_epoch_has_no_fall_and_says_what_is_shown_instead(study):
     assert all(row["loss_first"] and row["expected"] for row in rows)
     found = study.api.get(f"{path}/explanation")
     assert (found["outcome"], found["controls"]) == ("loss", ["step_first"])
-    assert "no fall" in found["sentences"][0]
+    assert "no fall" in found["method"][0]
 
 
 @pytest.mark.parametrize("upto", [0, 5, N + 3])
