@@ -27,8 +27,7 @@ def show(api: Api, training: Json) -> None:
         save = {form: f"explanation-{training['id']}-{loss}.{form}" for form in ("csv", "parquet")}
         ui.share(path, {"loss": loss}, key="share-explanation", save=save)
     why = data.remember(api, path, version, loss=loss)
-    title = "What goes with the fall of a batch's loss" if why["outcome"] == "fall" else "Which batches were hard"
-    ui.card(title, [ui.html(sentence) for sentence in why["findings"]])
+    ui.card(_title(why), [ui.html(sentence) for sentence in why["findings"]])
     with st.expander("How this is found, and what it does not say", expanded=bool(why["reason"])):
         for sentence in why["method"]:
             ui.note(sentence)
@@ -40,6 +39,12 @@ def show(api: Api, training: Json) -> None:
     for left in why["left_out"][:10]:
         ui.note(f"Left out: batch {left['batch_idx']}, {left['reason']}.")
     _plot(api, training, why, loss, version)
+
+
+def _title(why: Json) -> str:
+    if not why["n_complete"]:
+        return "Why batches did well or badly"
+    return "What goes with the fall of a batch's loss" if why["outcome"] == "fall" else "Which batches were hard"
 
 
 def _figures(why: Json) -> None:

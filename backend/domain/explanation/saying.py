@@ -11,6 +11,10 @@ _OUTCOMES = {
     "loss": "One epoch is complete, so no batch was visited twice and there is no fall. Looked at instead is the loss "
     "at the first visit, before the model learned from the batch: which batches were hard, not which did well.",
 }
+_TO_COME = (
+    "Once every batch was visited, the loss at the first visit is looked at: which batches were hard. Once every batch "
+    "was visited twice, it is the fall from the first visit to the last: which did well."
+)
 _MEAN = (
     "A batch that starts with a high loss falls further by itself, and what makes a first loss high goes with the fall "
     "for that reason alone (regression to the mean). So the first loss and the steps of both visits are taken out "
@@ -24,6 +28,8 @@ _NOT_A_CAUSE = (
 
 def method(found: Explanation) -> list[str]:
     """Return what was looked at and how, and what it does not say."""
+    if not found.n_complete:
+        return [_TO_COME]
     return [_OUTCOMES[found.outcome], *([_MEAN] if found.outcome == "fall" else []), _NOT_A_CAUSE]
 
 

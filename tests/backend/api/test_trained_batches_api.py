@@ -188,7 +188,8 @@ def test_a_run_in_progress_shows_what_there_is(study, upto: int):
     found = study.api.get(f"{path}/explanation")
     if upto < N:
         assert found["reason"] == f"The first epoch is not complete: {upto} of {N} batches were visited."
-        assert found["figures"] == []
+        assert (found["figures"], found["findings"]) == ([], [found["reason"]])
+        assert "Once every batch was visited" in found["method"][0]
     else:
         assert (found["outcome"], found["n_complete"]) == ("loss", 1)
 
