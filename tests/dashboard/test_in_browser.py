@@ -122,6 +122,24 @@ def test_a_point_of_the_loss_curve_opens_its_step(visit: Callable[..., Page], id
     expect(page.get_by_text("Step 15, epoch 1", exact=True)).to_be_visible()
 
 
+def test_a_point_against_a_feature_opens_its_batch_and_the_batch_its_steps(
+    visit: Callable[..., Page], ids: Ids
+) -> None:
+    page = visit(f"/training?id={ids['training']}&curve=why")
+    plot = page.locator('.rp-plot[data-key^="against:"]')
+    expect(plot).to_have_attribute("data-points", re.compile("."))
+    plot.scroll_into_view_if_needed()
+    point = plot.locator("path.point").nth(4).bounding_box()
+    assert point is not None
+    page.mouse.click(point["x"] + point["width"] / 2, point["y"] + point["height"] / 2)
+    expect(page).to_have_url(re.compile(r"curve=why&step=\d+"))
+    expect(page.get_by_role("heading", name=re.compile(r"Batch \d+ over the epochs"))).to_be_visible()
+    over = page.locator('.rp-plot[data-key^="over-epochs:"]')
+    over.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.get_by_text(re.compile(r"Step \d+, epoch 2"))).to_be_visible()
+
+
 def test_rows_of_a_list_are_links_and_open_in_the_session(visit: Callable[..., Page], ids: Ids) -> None:
     page = visit("/analysis")
     row = page.get_by_role("link", name="First look")
