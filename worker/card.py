@@ -129,7 +129,7 @@ def _origin(origin: Origin | None) -> tuple[Paragraph | Table, ...]:
 def _learned(run: TrainingRun, facts: Mapping[str, Any]) -> tuple[Paragraph | Table, ...]:
     choice, blocks = run.choice, []
     words = {
-        Learn.SELECTED: "Only the weights of these experts; everything else is bit-identical to the base model.",
+        Learn.SELECTED: _selected(run),
         Learn.ALL_BUT_SELECTED: "Everything but the weights of these experts, which are those of the base model.",
         Learn.FULL: "All weights.",
     }
@@ -147,6 +147,20 @@ def _learned(run: TrainingRun, facts: Mapping[str, Any]) -> tuple[Paragraph | Ta
         if facts.get(key)
     ]
     return (*blocks, *tables, *masked)
+
+
+def _selected(run: TrainingRun) -> str:
+    if run.routers is not None:
+        return (
+            "The weights of these experts and, every second step, those of the routers (routing consistency of unsafe "
+            "prompts with their safe counterparts); everything else is bit-identical to the base model."
+        )
+    if run.adapter is not None:
+        return (
+            f"Low-rank adapters of these experts (rank {run.adapter.rank}, alpha {run.adapter.alpha:g}), which a "
+            "finished model has merged in; everything else is bit-identical to the base model."
+        )
+    return "Only the weights of these experts; everything else is bit-identical to the base model."
 
 
 def _settings(run: TrainingRun, facts: Mapping[str, Any]) -> list[tuple[Run, ...]]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from backend.domain.turns import Pair
 from backend.domain.vocabulary import LABELS, Label
 
 IGNORED = -100
@@ -25,6 +26,7 @@ class TrainExample:
 
     prompt_digest: what the analysis stored for this sample; training must feed a prompt with this digest.
     row_id, label: of what is stored now. planned: (row id, label) of the frozen plan; None: the same.
+    own: bool [prompt token], those that the analysis counted in scope `prompt`; None: all of them.
     """
 
     prompt_ids: NDArray[np.int32]
@@ -36,15 +38,17 @@ class TrainExample:
     row_id: str
     prompt_digest: str
     planned: tuple[str, Label] | None = None
+    own: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainBatch:
-    """One analysis batch as training uses it, samples in the planned order."""
+    """One analysis batch as training uses it, samples in the planned order. pairs: which of them are counterparts."""
 
     batch_idx: int
     batch_id: str
     examples: tuple[TrainExample, ...]
+    pairs: tuple[Pair, ...] = ()
 
 
 class ExampleRows(torch.utils.data.Dataset[dict[str, Any]]):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from backend.domain.errors import InvalidInput
+from backend.domain.turns import Turn
 from backend.domain.vocabulary import Expert
 from worker.ranks import Ranks
 from worker.row_adamw import OwnedRows, RowAdamW
@@ -74,11 +75,19 @@ def _pairs(experts: Iterable[Sequence[int]]) -> frozenset[Expert]:
 class LearningWeights:
     """The weights of a model that learn under a mode and an expert set.
 
-    Making one sets `requires_grad` of every parameter. A layer with two sites means both of them.
+    Making one sets `requires_grad` of every parameter. A layer with two sites means both of them. routers: weights that
+    learn in steps of their own (router_steps.py); nothing else asks for gradients then, and the other way round.
     Raises InvalidInput for an empty set, or an expert that the model does not have or that has no weights.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[MoeSite], choice: ExpertChoice, mode: Learn) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[MoeSite],
+        choice: ExpertChoice,
+        mode: Learn,
+        routers: Sequence[nn.Parameter] = (),
+    ) -> None:
         self.choice, self.mode = choice, mode
         check_experts(sites, choice.union)
         if mode is not Learn.FULL and not choice.union:
@@ -94,6 +103,7 @@ class LearningWeights:
         others = [p for p in model.parameters() if id(p) not in split]
         self.rows = [owned for _, owned in self._layers if owned.wanted]
         self.whole = [] if mode is Learn.SELECTED else others
+        self.routers = [OwnedRows(p, p.shape[0], (0,)) for p in routers]
         _let_learn(model, [*self.whole, *(owned.parameter for owned in self.rows)])
 
     def _split(self, sites: Sequence[MoeSite]) -> Iterable[tuple[int, OwnedRows]]:
@@ -108,12 +118,19 @@ class LearningWeights:
             return [e for e in range(tensor.n_experts) if (layer, e) in self.choice.union]
         return [e for e in range(tensor.n_experts) if (layer, e) not in self.choice.common]
 
-    def activate(self, batch_id: str | None) -> None:
-        """Choose the step's experts: with a per_batch set those of this batch, else always the same."""
+    def activate(self, batch_id: str | None, turn: Turn = Turn.EXPERTS) -> None:
+        """Choose the step's experts: with a per_batch set those of this batch, else always the same; or the routers."""
+        routers = turn is Turn.ROUTERS
+        if self.routers:
+            for parameter in (*self.whole, *(owned.parameter for owned in self.rows)):
+                parameter.requires_grad_(not routers)
+        for owned in self.routers:
+            owned.parameter.requires_grad_(routers)
+            owned.active = owned.experts if routers else ()
         now = self.choice.at(batch_id)
         for layer, owned in self._layers:
             wanted = self.mode is Learn.SELECTED
-            owned.active = tuple(e for e in owned.experts if ((layer, e) in now) is wanted)
+            owned.active = () if routers else tuple(e for e in owned.experts if ((layer, e) in now) is wanted)
 
     def add_up(self, ranks: Ranks) -> None:
         """Replace the step's gradients by their sums over all processes; one without a sample adds nothing.
@@ -122,7 +139,7 @@ class LearningWeights:
         """
         if ranks.size == 1:
             return
-        parameters = [*self.whole, *(owned.parameter for owned in self.rows)]
+        parameters = [*self.whole, *(owned.parameter for owned in self._parts)]
         there = ranks.gather([p.grad is not None for p in parameters])
         for parameter, somewhere in zip(parameters, map(any, zip(*there, strict=True)), strict=True):
             if somewhere and parameter.grad is None:
@@ -131,12 +148,16 @@ class LearningWeights:
 
     def fingerprint(self) -> list[int]:
         """Return a number for each weight that learns, the same wherever its bits are the same."""
-        return [_bits(p.detach()) for p in (*self.whole, *(owned.parameter for owned in self.rows))]
+        return [_bits(p.detach()) for p in (*self.whole, *(owned.parameter for owned in self._parts))]
 
     def _gradients(self) -> list[Tensor]:
         """Return the gradients of what learns in this step."""
         grads = [local(p.grad) for p in self.whole if p.grad is not None]
-        return grads + [grad for owned in self.rows for grad in owned.gradients()]
+        return grads + [grad for owned in self._parts for grad in owned.gradients()]
+
+    @property
+    def _parts(self) -> list[OwnedRows]:
+        return [*self.rows, *self.routers]
 
     def clip(self, max_norm: float | None, parts: Ranks = Ranks()) -> float:  # noqa: B008  # frozen
         """Scale the step's gradients to `max_norm` if they are longer (None or 0: never); return their norm before.
@@ -154,10 +175,23 @@ class LearningWeights:
         return norm
 
     def optimizer(
-        self, *, lr: float, weight_decay: float, decayed: Callable[[nn.Parameter], bool] = lambda _: True
+        self,
+        *,
+        lr: float,
+        weight_decay: float,
+        router_lr: float | None = None,
+        decayed: Callable[[nn.Parameter], bool] = lambda _: True,
     ) -> RowAdamW:
-        """Return the AdamW that owns these weights and no others."""
-        return RowAdamW(self.whole, self.rows, lr=lr, weight_decay=weight_decay, decayed=decayed)
+        """Return the AdamW that owns these weights and no others. router_lr: None: the same `lr`."""
+        return RowAdamW(
+            self.whole,
+            self.rows,
+            lr=lr,
+            weight_decay=weight_decay,
+            decayed=decayed,
+            routers=self.routers,
+            router_lr=router_lr,
+        )
 
 
 def check_experts(sites: Sequence[MoeSite], experts: Iterable[Expert]) -> None:

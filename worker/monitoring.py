@@ -122,6 +122,8 @@ class BatchMonitoringTrainer(ExpertMaskingTrainer):
             learning_rate=facts.learning_rate,
             n_answer_tokens=facts.n_answer_tokens,
             seconds=time.perf_counter() - facts.started,
+            kind=str(facts.turn),
+            consistency_loss=facts.consistency,
             samples=tuple(_sample(seen, loss) for seen, loss in zip(facts.seen, facts.losses, strict=True)),
         )
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from backend.domain.errors import NotSupported
+from backend.domain.turns import Turn
 from worker.sharding import held, local
 
 _NARROW = (torch.bfloat16, torch.float16)
@@ -83,7 +84,8 @@ class RowAdamW(torch.optim.Optimizer):
     """AdamW (decoupled weight decay) whose `rows` parameters are updated expert by expert, in place.
 
     whole: parameters that learn entirely. rows: fused parameters of which some experts learn.
-    decayed: whether weight decay applies to a parameter. Rows of 16-bit parameters keep a 32-bit copy in the state,
+    decayed: whether weight decay applies to a parameter. routers: parameters in a group of their own, with a learning
+    rate of their own and no weight decay. Rows of 16-bit parameters keep a 32-bit copy in the state,
     so that small steps are not rounded away.
     After: Loshchilov & Hutter, Decoupled Weight Decay Regularization, 2019 (the update itself is torch's).
     """
@@ -98,8 +100,10 @@ class RowAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         decayed: Callable[[torch.nn.Parameter], bool] = lambda _: True,
+        routers: Sequence[OwnedRows] = (),
+        router_lr: float | None = None,
     ) -> None:
-        self._rows = {id(owned.parameter): owned for owned in rows}
+        self._rows = {id(owned.parameter): owned for owned in (*rows, *routers)}
         groups: list[dict[str, Any]] = []
         for wanted in (True, False):
             decay = weight_decay if wanted else 0.0
@@ -113,6 +117,15 @@ class RowAdamW(torch.optim.Optimizer):
                     "experts": [list(owned.experts) for owned in fused],
                 }
             )
+        groups.append(
+            {
+                "params": [owned.parameter for owned in routers],
+                "weight_decay": 0.0,
+                "experts": [list(owned.experts) for owned in routers],
+                "lr": lr if router_lr is None else router_lr,
+                "routers": True,
+            }
+        )
         super().__init__([group for group in groups if group["params"]], {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
@@ -180,6 +193,12 @@ class RowAdamW(torch.optim.Optimizer):
             for name, value in state_dict["state"].get(number, {}).items():
                 device = "cpu" if name == "step" else parameter.device
                 self.state[parameter][name] = value.detach().clone().to(device)
+
+
+def learning_rate(optimizer: torch.optim.Optimizer, turn: Turn) -> float:
+    """Return the present learning rate of what a step of this kind teaches."""
+    of_routers = turn is Turn.ROUTERS
+    return next(float(g["lr"]) for g in optimizer.param_groups if bool(g.get("routers")) is of_routers)
 
 
 class _Update:

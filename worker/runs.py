@@ -14,6 +14,7 @@ from worker.adapters import Adapter, check_adapter
 from worker.examples import TrainBatch
 from worker.masking import ExpertChoice, Learn
 from worker.origin import Origin
+from worker.turns import Routers, check_routers
 
 ROUTINGS = ("free", "masked")
 SCHEDULES = ("constant", "linear")
@@ -51,6 +52,7 @@ class TrainingRun:
     `warmup_steps`. max_grad_norm: 0 for no clipping. checkpoint_every: steps. micro_batch_size: samples that a process
     puts into one forward; None: its whole share of the batch. shard_weights: each process keeps a part of every weight,
     for models larger than one GPU. adapter: train low-rank adapters of the chosen experts instead of their rows.
+    routers: teach the routers too, every second step (router_steps.py); every batch needs pairs.
     out_dir: the run's own folder; one run at a time.
     """
 
@@ -73,6 +75,7 @@ class TrainingRun:
     micro_batch_size: int | None = None
     shard_weights: bool = False
     adapter: Adapter | None = None
+    routers: Routers | None = None
     dtype: str = "auto"
     device: str = "cpu"
     allow_hub: bool = False
@@ -108,6 +111,11 @@ class TrainingRun:
             | {"experts": sorted(choice.everywhere), "per_batch": per_batch}
             | {"batches": [_batch_key(batch) for batch in self.batches]}
             | ({"adapter": self.adapter.to_dict()} if self.adapter else {})
+            | (
+                {"routers": self.routers.to_dict(), "pairs": list(map(_pairs_key, self.batches))}
+                if self.routers
+                else {}
+            )
         )
 
     def validate(self) -> None:
@@ -131,6 +139,15 @@ class TrainingRun:
             check_adapter(self.adapter, self.mode, sharded=self.shard_weights)
         self._validate_batches()
         self._validate_choice()
+        if self.routers is not None:
+            check_routers(
+                self.routers,
+                self.mode,
+                adapter=self.adapter is not None,
+                sharded=self.shard_weights,
+                preserve_batches=self.preserve_batches,
+                batches=self.batches,
+            )
 
     def _validate_batches(self) -> None:
         if not self.batches:
@@ -156,6 +173,10 @@ class TrainingRun:
                 choice.at(batch.batch_id)
         if self.routing == "masked" and not choice.union:
             raise InvalidInput("masked routing needs an expert set to send the tokens to.", ("expert_set_id",))
+
+
+def _pairs_key(batch: TrainBatch) -> list[Any]:
+    return [batch.pairs, [None if e.own is None else np.asarray(e.own).astype(int).tolist() for e in batch.examples]]
 
 
 def _batch_key(batch: TrainBatch) -> list[Any]:
@@ -184,6 +205,8 @@ class StepRecord:
     loss: mean over the step's answer tokens; loss_safe, loss_unsafe: mean of the samples' losses of a label, None
     without samples of it. grad_norm: of the weights that learn, before clipping. seconds: wall time. samples: in order,
     {batch_idx, in_batch_idx, row_id, label, prompt_digest (of what the forward got), loss (mean over its answer)}.
+    kind: what the step taught, experts or routers; a router step measures its losses and learns from consistency_loss,
+    which is None in runs whose routers do not learn.
     """
 
     step: int
@@ -199,6 +222,8 @@ class StepRecord:
     n_answer_tokens: int
     seconds: float
     samples: tuple[dict[str, Any], ...]
+    kind: str = "experts"
+    consistency_loss: float | None = None
 
 
 class StepSink(Protocol):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from backend.domain.errors import ProvenanceBroken
+from backend.domain.turns import Turn
 from worker.examples import Collated, SampleKey
 from worker.ranks import Ranks
 from worker.witness import SeenSample
@@ -20,7 +21,7 @@ class StepFacts:
 
     samples, losses, seen: in the batch's order. losses: mean over each sample's answer tokens. parts: this process' own
     losses, still on the device, one tensor per forward. total: this process' part of the loss. order: where the
-    gathered samples belong.
+    gathered samples belong. turn: what the step teaches. consistency: the batch's routing loss, where it is measured.
     """
 
     started: float
@@ -34,6 +35,8 @@ class StepFacts:
     loss: float = math.nan
     grad_norm: float = math.nan
     learning_rate: float = math.nan
+    turn: Turn = Turn.EXPERTS
+    consistency: float | None = None
 
 
 def open_step(ranks: Ranks, share: Collated, *, by_place: bool) -> StepFacts:

@@ -18,20 +18,24 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, TrainerCallback, TrainingArguments
 
 from backend.domain.errors import InvalidInput, RouteprintError
+from backend.domain.turns import Turn, turn_of
 from backend.domain.vocabulary import Expert
 from worker.adapters import AdaptedExperts, Adapter, check_adapter
 from worker.answer_loss import answer_losses, takes_partial_logits
 from worker.durable import DurableTrainer
-from worker.examples import BatchCollator, Collated, SampleKey
+from worker.examples import BatchCollator, Collated, SampleKey, TrainBatch
 from worker.masked_routing import MaskedRouting
 from worker.masking import ExpertChoice, Learn, LearningWeights
 from worker.micro_batches import MicroBatches, OutOfMemory, RandomState, give_memory_back, idle_part, is_out_of_memory
 from worker.ranks import Ranks
+from worker.router_steps import PairedRouting, halves, teach_routers
+from worker.row_adamw import learning_rate
 from worker.runs import TrainingDiverged
 from worker.sampling import BatchPreservingSampler, Rows, ShuffledSampler
 from worker.sharding import is_sharded
 from worker.sites import MoeSite, find_sites
 from worker.steps import StepFacts, check_rows, divergence, open_step, replicas_differ
+from worker.turns import Routers, router_parameters
 
 
 class ReplicasDiffer(RouteprintError):
@@ -44,8 +48,10 @@ class ExpertMaskingTrainer(DurableTrainer):
     train_dataset: rows of worker.examples, e.g. from `create_batch_aware_dataset`. experts: pairs (layer, expert), or
     {batch_id: pairs}. mode: `selected`, `all_but_selected`, `full`. routing: `free` or `masked`.
     adapter: {"rank", "alpha"} to train low-rank adapters of the chosen experts instead of their rows.
-    preserve_batches=False is the reshuffled baseline. micro_batch_size: samples that a process puts into one forward;
-    it is halved where memory runs out, and then `on_note` is called with ("micro_batch", what happened).
+    routers: {"learning_rate"} to teach the routers too, every second step; `batches` then says which samples are
+    counterparts (`TrainBatch.pairs`). preserve_batches=False is the reshuffled baseline. micro_batch_size: samples that
+    a process puts into one forward; it is halved where memory runs out, and then `on_note` is called with
+    ("micro_batch", what happened).
     batch_size: that of the analysis; None: `args.per_device_train_batch_size` times the processes. Auxiliary router
     losses are never added, and router jitter is off. Checkpoints are written whole or not at all, resume bit for bit,
     and load with stock `from_pretrained`. Raises InvalidInput for arguments under which a step would not be a batch.
@@ -60,6 +66,8 @@ class ExpertMaskingTrainer(DurableTrainer):
         experts: Iterable[Expert] | Mapping[str, Iterable[Expert]] | None = None,
         mode: str = Learn.SELECTED,
         adapter: Adapter | Mapping[str, Any] | None = None,
+        routers: Routers | Mapping[str, Any] | None = None,
+        batches: Sequence[TrainBatch] = (),
         routing: str = "free",
         sites: Sequence[MoeSite] | None = None,
         shuffle_batches: bool = True,
@@ -79,7 +87,12 @@ class ExpertMaskingTrainer(DurableTrainer):
         quiet_routers(model)
         choice = ExpertChoice.of(experts)
         sites = find_sites(model) if sites is None else sites
-        self.weights, self.adapted = _what_learns(model, sites, choice, mode, Adapter.of(adapter), args.seed)
+        self.routers = Routers.of(routers)
+        of_routers = router_parameters(sites) if self.routers else []
+        self.weights: LearningWeights
+        self.adapted = _adapted(model, sites, choice, mode, Adapter.of(adapter), args.seed)
+        self.weights = self.adapted or LearningWeights(model, sites, choice, Learn(mode), of_routers)
+        self.paired = PairedRouting.of(sites, batches) if self.routers else None
         self.masked_routing = MaskedRouting(sites, choice) if routing == "masked" else None
         self.preserve_batches, self.shuffle_batches = preserve_batches, shuffle_batches
         self.batch_size, self.on_note = batch_size, on_note
@@ -134,7 +147,10 @@ class ExpertMaskingTrainer(DurableTrainer):
             decaying = set(self.get_decay_parameter_names(self.model))
             ids = {id(p) for name, p in self.model.named_parameters() if name in decaying}
             self.optimizer = self.weights.optimizer(
-                lr=self.args.learning_rate, weight_decay=self.args.weight_decay, decayed=lambda p: id(p) in ids
+                lr=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                router_lr=self.routers.learning_rate if self.routers else None,
+                decayed=lambda p: id(p) in ids,
             )
         return self.optimizer
 
@@ -158,13 +174,20 @@ class ExpertMaskingTrainer(DurableTrainer):
         check_rows(self.state.global_step + 1, batch, len(inputs["input_ids"]))
         facts = self.step_facts = open_step(self.ranks, batch, by_place=self.preserve_batches)
         batch_id = self.begin_step(facts)
-        self.weights.activate(batch_id)
+        facts.turn = self.turn()
+        self.weights.activate(batch_id, facts.turn)
         before = RandomState()
-        while not self._pass(model, inputs, batch_id, facts):
+        take = self._pass if facts.turn is Turn.EXPERTS else self._router_pass
+        while not take(model, inputs, batch_id, facts):
             self.on_note("micro_batch", self.micro.halve(self.state.global_step + 1))
             before.restore()
         self._close_step(facts)
         return facts.total
+
+    def turn(self) -> Turn:
+        """Return what the step that comes teaches."""
+        assert self.batch_sampler is not None
+        return turn_of(self.state.global_step + 1, len(self.batch_sampler)) if self.routers else Turn.EXPERTS
 
     def _pass(self, model: nn.Module, inputs: dict[str, Any], batch_id: str | None, facts: StepFacts) -> bool:
         """Forward and backward over this process' share, part by part; False if some process ran out of memory.
@@ -187,11 +210,28 @@ class ExpertMaskingTrainer(DurableTrainer):
             if self.sharded:  # the others wait inside the same forward and cannot be told
                 raise OutOfMemory(self.micro.no_room(self.state.global_step + 1)) from None
             fits = False
-        if all(self.ranks.gather(fits)):
-            return True
-        model.zero_grad(set_to_none=True)
-        give_memory_back()
-        return False
+        return self._fitted(model, all(self.ranks.gather(fits)))
+
+    def _fitted(self, model: nn.Module, everywhere: bool) -> bool:
+        """Return whether memory sufficed; where it did not, forget what was computed."""
+        if not everywhere:
+            model.zero_grad(set_to_none=True)
+            give_memory_back()
+        return everywhere
+
+    def _router_pass(self, model: nn.Module, inputs: dict[str, Any], batch_id: str | None, facts: StepFacts) -> bool:
+        """The same for a step that teaches the routers; routing is free in it, and answers are measured only."""
+        self.begin_pass(facts)
+        assert self.paired is not None
+        assert batch_id is not None
+        model.train()
+
+        def forward(part: dict[str, Any]) -> None:
+            facts.total += self.compute_loss(model, self._prepare_inputs(part)).detach()
+
+        shares = [list(self.micro.cut(half)) for half in halves(inputs)]
+        done = teach_routers(self.paired, batch_id, self.ranks, shares, forward, self.accelerator.backward)
+        return self._fitted(model, done)
 
     def begin_step(self, facts: StepFacts) -> str | None:
         """Return the batch_id whose experts learn in this step; None where a step is no batch."""
@@ -200,6 +240,8 @@ class ExpertMaskingTrainer(DurableTrainer):
     def begin_pass(self, facts: StepFacts) -> None:
         """Called before the forwards of a step, and again if they are done anew in smaller parts."""
         facts.parts, facts.total = [], torch.zeros((), device=self.args.device)
+        if self.paired is not None:
+            self.paired.routing = {}
 
     def check_step(self, facts: StepFacts) -> None:
         """Called when gradients are there and nothing is applied yet: raise to stop the run before the step."""
@@ -217,8 +259,10 @@ class ExpertMaskingTrainer(DurableTrainer):
         """Return the sum of cross-entropy over answer tokens / the answer tokens of the whole step, in float32."""
         batch, labels = inputs["batch"], inputs["labels"]
         self.before_forward(batch.samples, labels)
-        losses, outputs = answer_losses(model, inputs, partial_logits=self._partial_logits)
         facts = self.step_facts
+        learning = facts is not None and facts.turn is Turn.ROUTERS
+        with self.paired.looking(inputs, learning=learning) if self.paired and facts else nullcontext():
+            losses, outputs = answer_losses(model, inputs, partial_logits=self._partial_logits)
         n_tokens = facts.n_answer_tokens if facts else sum(batch.answer_tokens)
         if facts and batch.samples:
             facts.parts.append(losses.detach() / torch.tensor(batch.answer_tokens, device=losses.device))
@@ -238,8 +282,10 @@ class ExpertMaskingTrainer(DurableTrainer):
             self.weights.add_up(self.ranks)
             facts.grad_norm = self.weights.clip(self.max_grad_norm)
         assert self.optimizer is not None
-        facts.learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        if not (math.isfinite(facts.loss) and math.isfinite(facts.grad_norm)):
+        facts.learning_rate = learning_rate(self.optimizer, facts.turn)
+        if self.paired is not None:
+            facts.consistency = self.paired.loss(self.ranks, facts.samples[0].batch_id)
+        if not (math.isfinite(facts.loss) and math.isfinite(facts.grad_norm) and math.isfinite(facts.consistency or 0)):
             raise TrainingDiverged(divergence(self.state.global_step + 1, facts))
 
     def in_order(self, facts: StepFacts, values: list[Any]) -> list[Any]:
@@ -268,19 +314,18 @@ class ExpertMaskingTrainer(DurableTrainer):
         return float(self.args.max_grad_norm or 0.0)
 
 
-def _what_learns(
+def _adapted(
     model: PreTrainedModel,
     sites: Sequence[MoeSite],
     choice: ExpertChoice,
     mode: str,
     adapter: Adapter | None,
     seed: int,
-) -> tuple[LearningWeights, AdaptedExperts | None]:
+) -> AdaptedExperts | None:
     if adapter is None:
-        return LearningWeights(model, sites, choice, Learn(mode)), None
+        return None
     check_adapter(adapter, mode, sharded=is_sharded(model))
-    adapted = AdaptedExperts(model, sites, choice, adapter, seed=seed)
-    return adapted, adapted
+    return AdaptedExperts(model, sites, choice, adapter, seed=seed)
 
 
 def quiet_routers(model: nn.Module) -> None:

@@ -148,6 +148,8 @@ def build_trainer(
         experts=run.experts,
         mode=run.mode,
         adapter=run.adapter,
+        routers=run.routers,
+        batches=run.batches if run.routers else (),
         routing=run.routing,
         sites=loaded.sites,
         shuffle_batches=run.shuffle_batches,

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, select
 
 from backend.domain.errors import Conflict, InvalidInput, NotFound, ProvenanceBroken
 from backend.domain.plan import BatchPlan, PlannedBatch
+from backend.domain.turns import pairs_in
 from backend.domain.vocabulary import Expert, Label
 from backend.settings import Settings, get_settings
 from backend.store import plans, writes
@@ -34,6 +35,7 @@ from worker.scanning import choose_device, environment, model_row
 from worker.store_sink import StoreSink
 from worker.tracking import check_tools, tracking_of
 from worker.training import train
+from worker.turns import Routers
 
 RUN_PARAMS = (
     "epochs",
@@ -253,11 +255,12 @@ def _run(
     model_path: str,
 ) -> TrainingRun:
     answers = {(e.batch_idx, e.in_batch_idx): e for e in _examples(engine, training.id)}
+    in_turn = bool(training.params.get("routers"))
     with reading(engine) as session:
         origin = origin_of(session, training.id)
     return TrainingRun(
         model_path=model_path,
-        batches=tuple(_batch(engine, analysis, batch, answers) for batch in plan.batches),
+        batches=tuple(_batch(engine, analysis, batch, answers, with_pairs=in_turn) for batch in plan.batches),
         out_dir=settings.artifacts_path / "trainings" / training.id,
         experts=_experts(engine, training),
         mode=training.mode,
@@ -269,12 +272,18 @@ def _run(
         micro_batch_size=training.params.get("micro_batch_size"),
         shard_weights=training.params.get("shard_weights", False),
         adapter=Adapter.of(training.params.get("adapter")),
+        routers=Routers.of(training.params.get("routers")),
         **{name: training.params[name] for name in RUN_PARAMS},
     )
 
 
 def _batch(
-    engine: Engine, analysis: t.Analysis, batch: PlannedBatch, answers: Mapping[tuple[int, int], t.TrainingExample]
+    engine: Engine,
+    analysis: t.Analysis,
+    batch: PlannedBatch,
+    answers: Mapping[tuple[int, int], t.TrainingExample],
+    *,
+    with_pairs: bool,
 ) -> TrainBatch:
     """Return a batch as its rows are stored now, beside what the plan says of them: a step that differs is stopped."""
     samples = _samples(engine, analysis.id, batch.batch_idx)
@@ -294,10 +303,12 @@ def _batch(
             row_id=domain_row(rows[planned.row_idx]).digest if sample.row_id == planned.row_id else sample.row_id,
             prompt_digest=sample.prompt_digest,
             planned=(planned.row_id, planned.label),
+            own=sample.own.astype(bool) if with_pairs and sample.own is not None else None,
         )
         for planned, sample in zip(batch.samples, samples, strict=True)
     )
-    return TrainBatch(batch.batch_idx, batch.batch_id, examples)
+    pairs = pairs_in((s.in_batch_idx, s.label, rows[s.row_idx].group) for s in batch.samples) if with_pairs else ()
+    return TrainBatch(batch.batch_idx, batch.batch_id, examples, pairs)
 
 
 def _experts(engine: Engine, training: t.Training) -> list[Expert] | dict[str, list[Expert]] | None:

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 from backend.api.schemas.trainings import TrainingCreate
 from backend.domain.errors import Conflict, InvalidInput, NotSupported
 from backend.domain.vocabulary import LABELS
-from backend.store import datasets, experts, fleet, models, risks, runs
+from backend.store import datasets, experts, fleet, models, risks, runs, trainings
 from backend.store import tables as t
 
 
@@ -30,6 +30,7 @@ def checked(session: Session, body: TrainingCreate) -> tuple[t.Analysis, t.Exper
         )
     _check_adapter(body, model)
     _check_trackers(session, body)
+    _check_routers(session, body, analysis, model)
     params = body.model_dump(mode="json", exclude={"name"})
     return analysis, expert_set, params
 
@@ -64,6 +65,35 @@ def _check_trackers(session: Session, body: TrainingCreate) -> None:
                 "worker again, or leave it out.",
                 ("body", "report_to"),
             )
+
+
+def _check_routers(session: Session, body: TrainingCreate, analysis: t.Analysis, model: t.Model) -> None:
+    if body.routers is None:
+        return
+    for wrong, what, place in (
+        (body.mode != "selected", f"with the experts of a set (mode 'selected'), not with mode {body.mode!r}", "mode"),
+        (
+            body.adapter is not None,
+            "without an adapter, whose files cannot hold them: leave it null",
+            "adapter",
+        ),
+        (body.shard_weights, "with whole weights only: leave shard_weights off", "shard_weights"),
+        (not body.preserve_batches, "in analysis batches, where counterparts stand together", "preserve_batches"),
+    ):
+        if wrong:
+            raise InvalidInput(f"Routers learn in turn {what}.", ("body", place))
+    if "routers" in model.refuses:
+        raise NotSupported(
+            f"The routers of {model.architecture} cannot be trained: {model.refuses['routers']} Leave routers null."
+        )
+    without = trainings.batches_without_pairs(session, analysis)
+    if without:
+        raise InvalidInput(
+            f"{len(without)} of {analysis.plan_summary['n_batches']} batches hold no unsafe prompt with its safe "
+            f"counterpart (the first is batch {without[0]}), so the routers would have nothing to learn there. Give "
+            "the prompt set a `group` column that names the pairs, analyse it with strategy 'paired', and train that.",
+            ("body", "routers"),
+        )
 
 
 def _check_targets(session: Session, body: TrainingCreate, dataset: t.Dataset) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from backend.domain.canonical import canonical_json, sha256_hex
 from backend.domain.provenance import target_digest
+from backend.domain.turns import Turn, turn_of
 from backend.store import plans
 from backend.store import tables as t
 from backend.store.checks import Broken, same, samples_by_batch
@@ -73,9 +74,14 @@ def check_steps(session: Session, training: t.Training, analysis: t.Analysis) ->
             same(where, plan.batch_id, step.batch_id)
             same(f"{where}, samples", [(plan.batch_idx, s.in_batch_idx) for s in plan.samples], seen)
             same(f"{where}, verified during the forward call", True, step.verified)
+        same(f"{where}, what it taught", _turn(training, step.step, len(planned)), step.kind)
         yield
     if training.status == "succeeded":
         same("number of steps", training.total, len(steps))
+
+
+def _turn(training: t.Training, step: int, per_epoch: int) -> str:
+    return str(turn_of(step, per_epoch) if training.params.get("routers") else Turn.EXPERTS)
 
 
 def check_epochs(session: Session, training: t.Training, analysis: t.Analysis) -> Iterator[None]:

@@ -301,6 +301,8 @@ class TrainingStep(Base):
     n_answer_tokens: Mapped[int]
     seconds: Mapped[float]
     samples: Mapped[list[Any]]  # [{"batch_idx", "in_batch_idx", "row_id", "label", "prompt_digest", "loss"}] in order
+    kind: Mapped[str] = mapped_column(String(10), default="experts")  # what it taught: experts | routers
+    consistency_loss: Mapped[float | None]  # null: a run whose routers do not learn
 
 
 class RiskTable(Base):

@@ -8,6 +8,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import NotFound
+from backend.domain.turns import pairs_in
+from backend.store import plans
 from backend.store import tables as t
 from backend.store.paging import Key, Page, page
 
@@ -42,6 +44,18 @@ def create(
     session.add(training)
     session.flush()
     return training
+
+
+def batches_without_pairs(session: Session, analysis: t.Analysis) -> list[int]:
+    """Return the batches of a plan in which no safe sample has an unsafe counterpart."""
+    r = t.PromptRow
+    named = select(r.row_idx, r.group).where(r.dataset_id == analysis.dataset_id, r.group.is_not(None))
+    groups = dict(session.execute(named).all())
+    return [
+        batch.batch_idx
+        for batch in plans.load(session, analysis.id).batches
+        if not pairs_in((s.in_batch_idx, s.label, groups.get(s.row_idx)) for s in batch.samples)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

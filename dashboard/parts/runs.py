@@ -80,8 +80,10 @@ def what_learns(training: Json) -> str:
     """Say what a training changes: 'experts of <set>', 'everything but …', 'the whole model'."""
     name = training.get("expert_set_name") or "the expert set"
     adapter = training["params"].get("adapter")
+    low_rank = f"adapters (rank {adapter['rank']}) of " if adapter else ""
+    routers = ", routers in turn" if training["params"].get("routers") else ""
     return {
-        "selected": f"only adapters (rank {adapter['rank']}) of {name}" if adapter else f"only {name}",
+        "selected": f"only {low_rank}{name}{routers}",
         "all_but_selected": f"all but {name}",
         "full": "the whole model",
     }[training["mode"]]

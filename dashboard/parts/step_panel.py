@@ -56,6 +56,7 @@ def _head(step: Json) -> None:
             ("loss", words.number(step["loss"]), f"{words.count(step['n_answer_tokens'])} answer tokens"),
             ("loss, safe", words.number(step["loss_safe"]), ""),
             ("loss, unsafe", words.number(step["loss_unsafe"]), ""),
+            *_in_turn(step),
             ("gradient norm", words.number(step["grad_norm"], 2), ""),
             ("learning rate", words.short_float(step["learning_rate"]), ""),
             ("took", words.duration(step["seconds"]), ""),
@@ -68,6 +69,15 @@ def _head(step: Json) -> None:
             ["The token ids that reached the model differ from the ones the analysis measured. The run stopped here."],
             "rp-wrong",
         )
+
+
+def _in_turn(step: Json) -> list[tuple[str, str, str]]:
+    """Return what a step of a run with router steps taught, and how far apart its counterparts were routed."""
+    if step["consistency_loss"] is None:
+        return []
+    taught = {"experts": "the chosen experts", "routers": "the routers"}[step["kind"]]
+    note = "learned from" if step["kind"] == "routers" else "measured only"
+    return [("taught", taught, ""), ("routing consistency", words.number(step["consistency_loss"], 4), f"KL, {note}")]
 
 
 def _way_to_batch(step: Json) -> None:

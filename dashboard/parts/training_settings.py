@@ -54,7 +54,7 @@ def _more(error: ApiRefused | None, given: Json) -> Json:
         longest = st.number_input("Longest answer, tokens", 1, 131_072, given.get("max_answer_length", 128))
         every = st.number_input("Checkpoint every … steps", 1, 10**9, given.get("checkpoint_every", 20))
         ui.field_error(error, "max_answer_length")
-    hardware = _hardware(error, given) | _adapter(error, given)
+    hardware = _hardware(error, given) | _adapter(error, given) | _routers(error, given)
     trackers = st.multiselect(
         "Report every step to",
         list(TRACKERS),
@@ -140,3 +140,28 @@ def _adapter(error: ApiRefused | None, given: Json) -> Json:
         )
         ui.field_error(error, "alpha")
     return {"adapter": {"rank": int(rank), "alpha": alpha}} if wanted else {}
+
+
+def _routers(error: ApiRefused | None, given: Json) -> Json:
+    """Ask whether routers learn in turn. Nothing is sent unless it is switched on."""
+    before = given.get("routers")
+    a, b = st.columns([1, 2], vertical_alignment="bottom")
+    with a:
+        wanted = st.toggle(
+            "Routers in turn",
+            before is not None,
+            help="Every second step brings the routing of unsafe prompts closer to that of their safe counterparts. "
+            "Needs an analysis with the strategy “paired”; not together with adapters.",
+        )
+        ui.field_error(error, "routers")
+    with b:
+        rate = st.number_input(
+            "Learning rate of the routers",
+            1e-8,
+            10.0,
+            (before or {}).get("learning_rate"),
+            format="%.2e",
+            placeholder="as above",
+            disabled=not wanted,
+        )
+    return {"routers": {"learning_rate": rate}} if wanted else {}

@@ -8,7 +8,7 @@ from sqlalchemy import Engine, select
 
 from backend.domain.batches import plan_batches, plan_rows
 from backend.domain.experts import SelectionRule
-from backend.domain.plan import PlanSettings
+from backend.domain.plan import PlanSettings, Strategy
 from backend.domain.prompts import Label, LabelMeaning, Message, PromptRow, PromptSet, RowOrigin, build_prompt_set
 from backend.settings import get_settings
 from backend.store import analyses, datasets, experts, trainings
@@ -67,12 +67,12 @@ class Study:
     dataset_id: str
     model_id: str
 
-    def submit_analysis(self, batch_size: int = 8, **params: Any) -> str:
+    def submit_analysis(self, batch_size: int = 8, strategy: str = "shuffled", **params: Any) -> str:
         """Store a running analysis and return its id."""
         with writing(self.engine) as session:
             rows = datasets.plan_rows(session, self.dataset_id)
             dataset = session.get_one(t.Dataset, self.dataset_id)
-            plan = plan_batches(rows, dataset.sha256, PlanSettings(batch_size=batch_size))
+            plan = plan_batches(rows, dataset.sha256, PlanSettings(batch_size=batch_size, strategy=Strategy(strategy)))
             model = session.get_one(t.Model, self.model_id)
             analysis = analyses.create(session, "study", dataset, model, ANALYSIS | params, Frozen.of(plan))
             analysis.status = "running"

@@ -42,7 +42,7 @@ def notes(home: Path, name: str) -> str:
 
 def alone(model: Path, out_dir: Path, **changes: Any) -> tuple[TrainingResult, ListSink]:
     sink = ListSink()
-    return train(tiny_run(model, out_dir, batches=tiny_batches(SIZES), **changes), sink), sink
+    return train(tiny_run(model, out_dir, **{"batches": tiny_batches(SIZES)} | changes), sink), sink
 
 
 def samples(record: StepRecord) -> list[tuple[Any, ...]]:
@@ -75,6 +75,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "full": {"mode": "full", "experts": None, "micro_batch_size": 1, "epochs": 1},
     "others": {"mode": "all_but_selected", "dtype": "bfloat16", "epochs": 1},
     "adapter": {"adapter": {"rank": 2, "alpha": 4.0}},
+    "routers": {"routers": {"learning_rate": None}, "sizes": [5, 3, 2, 4]},  # counterparts on different processes
 }
 
 
@@ -93,6 +94,7 @@ def two(home, olmoe, dropping) -> dict[str, Any]:
         home,
         **{name: usual | changes for name, changes in WAYS.items()},
         stopped=usual | {"stop_after": 5},
+        routers_stopped=usual | WAYS["routers"] | {"stop_after": 6},
         chance=usual | {"model": str(dropping)},
         chance_stopped=usual | {"model": str(dropping), "stop_after": 5},
         sharded_stopped=usual | SHARDED["sharded"] | {"stop_after": 5},
@@ -103,7 +105,10 @@ def two(home, olmoe, dropping) -> dict[str, Any]:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_two_processes_see_the_samples_of_one_and_come_close_to_its_losses(home, two, olmoe, tmp_path, way):
-    result, sink = alone(olmoe, tmp_path, **{**WAYS[way], "shard_weights": False})
+    own = {name: value for name, value in WAYS[way].items() if name != "sizes"}
+    if "sizes" in WAYS[way]:
+        own["batches"] = tiny_batches(WAYS[way]["sizes"])
+    result, sink = alone(olmoe, tmp_path, **{**own, "shard_weights": False})
     found = records(home, way)
     close = 0.05 if WAYS[way].get("dtype") else 1e-4  # sums in another order
     assert len(found) == len(sink.records) > 0
@@ -113,6 +118,8 @@ def test_two_processes_see_the_samples_of_one_and_come_close_to_its_losses(home,
         assert samples(mine) == samples(theirs)
         assert [s["loss"] for s in theirs.samples] == pytest.approx([s["loss"] for s in mine.samples], rel=close)
         assert theirs.loss == pytest.approx(mine.loss, rel=close)
+        assert theirs.kind == mine.kind
+        assert (theirs.consistency_loss or 0) == pytest.approx(mine.consistency_loss or 0, rel=50 * close)
         assert theirs.grad_norm == pytest.approx(mine.grad_norm, rel=5 * close)
         for label in ("loss_safe", "loss_unsafe"):  # None where a batch has no such sample
             assert (getattr(theirs, label) or 0) == pytest.approx(getattr(mine, label) or 0, rel=close)
@@ -158,6 +165,7 @@ def test_a_killed_process_is_named_and_what_was_stopped_or_killed_ends_as_if_it_
         "chance_stopped": usual | {"model": str(dropping)},
         "sharded_stopped": usual | SHARDED["sharded"],
         "adapter_killed": usual | WAYS["adapter"],
+        "routers_stopped": usual | WAYS["routers"],
     }
     shutil.copytree(home / "stopped", home / "stopped-for-one")
     shutil.copytree(home / "chance_stopped", home / "chance-for-one")
@@ -168,8 +176,14 @@ def test_a_killed_process_is_named_and_what_was_stopped_or_killed_ends_as_if_it_
         "chance_stopped": 5,
         "sharded_stopped": 5,
         "adapter_killed": 6,
+        "routers_stopped": 6,
     }
-    like = {"adapter_killed": "adapter", "chance_stopped": "chance", "sharded_stopped": "sharded"}
+    like = {
+        "routers_stopped": "routers",
+        "adapter_killed": "adapter",
+        "chance_stopped": "chance",
+        "sharded_stopped": "sharded",
+    }
     for name, result in after.items():
         undisturbed = like.get(name, "plain")
         assert by_step(records(home, name)) == timeless(records(home, undisturbed))

@@ -1,4 +1,4 @@
-"""Adapters through the store: what a training leaves is a model like any other, and its chain holds."""
+"""Adapters and router steps through the store: what is left is a model like any other, and its chain holds."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from backend.settings import get_settings
 from backend.store import tables as t
+from backend.store.engine import writing
 from tests.worker.study import Study, open_study
 from tests.worker.test_study import analysis_links, broken, finish_training, training_links
 
@@ -37,3 +38,18 @@ def test_a_model_trained_with_an_adapter_is_measured_again_and_both_folders_are_
     adapter = Path(result["adapter_path"]) / "adapter_model.safetensors"
     adapter.write_bytes(adapter.read_bytes()[:-1] + b"x")
     assert [line.split(": ")[2] for line in broken(training_links(study, training))] == [f"adapter/{adapter.name}"]
+
+
+def test_router_steps_are_stored_with_their_loss_and_verify_knows_whose_turn_it_was(study: Study) -> None:
+    analysis = study.analyse(strategy="paired", exclude_template_tokens=True)
+    training = study.submit_training(analysis, study.choose(analysis), routers={"learning_rate": None})
+    finish_training(study, training)
+    steps = study.rows(t.TrainingStep, training_id=training)
+    assert [s.kind for s in steps] == ["experts", "routers", "experts", "routers", "experts", "routers"]
+    assert all(s.verified and s.consistency_loss > 0 for s in steps)
+    assert broken(training_links(study, training)) == []
+    with writing(study.engine) as session:
+        session.get_one(t.TrainingStep, (training, 2)).kind = "experts"
+    assert broken(training_links(study, training)) == [
+        "steps: each saw exactly its analysis batch: step 2, what it taught: routers != experts"
+    ]

@@ -20,6 +20,7 @@ from worker.examples import TrainBatch, TrainExample
 from worker.prompts import encode_answer, encode_prompt, template_digest, tokenizer_digest
 from worker.runs import StepRecord, TrainingRun
 from worker.sampling import BatchPreservingSampler
+from worker.turns import Routers
 
 SIZES = (4, 4, 4, 2)  # the last batch is short
 
@@ -48,7 +49,8 @@ def tiny_batches(sizes: Sequence[int] = SIZES) -> tuple[TrainBatch, ...]:
         number += size
         identity = batch_id(examples)
         placed = [dataclasses.replace(e, batch_idx=batch_idx, batch_id=identity) for e in examples]
-        batches.append(TrainBatch(batch_idx, identity, tuple(placed)))
+        pairs = tuple((i, size // 2 + i) for i in range(size // 2))
+        batches.append(TrainBatch(batch_idx, identity, tuple(placed), pairs))
     return tuple(batches)
 
 
@@ -62,7 +64,7 @@ def tiny_run(model: Path, out_dir: Path, **changes: Any) -> TrainingRun:
         "checkpoint_every": 3,
         "batches": tiny_batches(),
     }
-    changes["adapter"] = Adapter.of(changes.get("adapter"))
+    changes |= {"adapter": Adapter.of(changes.get("adapter")), "routers": Routers.of(changes.get("routers"))}
     return TrainingRun(model_path=str(model), out_dir=out_dir, **settings | changes)
 
 

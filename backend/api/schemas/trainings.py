@@ -25,6 +25,18 @@ class AdapterIn(Request):
     alpha: Annotated[float, Field(strict=True, gt=0, le=1e6)] = 16.0
 
 
+class RoutersIn(Request):
+    """Routers learn in turn with the experts: every second step brings the routing of unsafe prompts closer to that of
+    their safe counterparts.
+    """
+
+    term: Literal["consistency"] = "consistency"
+    learning_rate: Annotated[
+        float | None,
+        Field(strict=True, gt=0, le=10, description="Theirs, without weight decay; null: the training's."),
+    ] = None
+
+
 class TrainingParams(Request):
     """How a training learns: everything but on what, in which batches and with which seed."""
 
@@ -35,6 +47,15 @@ class TrainingParams(Request):
             description="Train low-rank adapters (LoRA, through peft) of the chosen experts instead of their whole "
             "rows: far less optimizer state. Needs mode `selected`, and no shard_weights. The trained model has them "
             "merged in; the adapter is kept beside it in peft's format (result.adapter_path). Biases of experts stay."
+        ),
+    ] = None
+    routers: Annotated[
+        RoutersIn | None,
+        Field(
+            description="Train the routers too, every second step, on KL(routing of the safe prompt || routing of its "
+            "unsafe counterpart), docs/concepts.md. Needs mode `selected` and pairs in every batch (an analysis with "
+            "strategy `paired`); not with adapter, shard_weights or preserve_batches false. null: routers stay "
+            "bit-identical."
         ),
     ] = None
     routing: Literal["free", "masked"] = "free"
@@ -142,7 +163,11 @@ class TrainingDryRunOut(Answer):
 
 
 class StepOut(Answer):
-    """One optimizer step. Without preserved batches, batch_idx, batch_id and verified are null."""
+    """One optimizer step. Without preserved batches, batch_idx, batch_id and verified are null.
+
+    kind: what it taught, `experts` or `routers`. A router step measures its losses and learns from `consistency_loss`
+    alone, which is null in runs whose routers do not learn.
+    """
 
     step: int
     epoch: int
@@ -156,6 +181,8 @@ class StepOut(Answer):
     learning_rate: float
     seconds: float
     n_answer_tokens: int
+    kind: Literal["experts", "routers"]
+    consistency_loss: float | None
 
 
 class StepSampleOut(Answer):

@@ -2,10 +2,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from backend.domain.turns import pairs_in
 from backend.domain.vocabulary import Site
 from backend.store import tables as t
 from backend.store.engine import writing
-from backend.store.writes import heartbeat
+from backend.store.fleet import heartbeat
 from tests.backend import seeding
 from tests.backend.api.calls import Api
 
@@ -70,6 +71,12 @@ def test_a_training_needs_a_finished_analysis(ready):
         ({"adapter": {}, "mode": "all_but_selected"}, "adapter"),
         ({"adapter": {}, "expert_set_id": None, "mode": "full"}, "adapter"),
         ({"adapter": {}, "shard_weights": True}, "shard_weights"),
+        ({"routers": {"term": "balance"}}, "term"),
+        ({"routers": {"learning_rate": 0}}, "learning_rate"),
+        ({"routers": {}, "adapter": {}}, "adapter"),
+        ({"routers": {}, "shard_weights": True}, "shard_weights"),
+        ({"routers": {}, "preserve_batches": False}, "preserve_batches"),
+        ({"routers": {}, "expert_set_id": None, "mode": "full"}, "mode"),
         ({"preserve_batches": "yes"}, "preserve_batches"),
         ({"batch_size": 8}, "batch_size"),
     ],
@@ -88,6 +95,24 @@ def test_an_adapter_is_kept_with_the_parameters_unless_the_scan_said_that_the_mo
     refused = submit(ready, 422, adapter={"rank": 4})
     assert refused["detail"] == "Odd cannot be trained with an adapter: its experts share a matrix. Leave adapter null."
     submit(ready)
+
+
+def test_routers_learn_in_turn_where_every_batch_holds_a_pair_and_the_model_shows_its_scores(ready):
+    paired = ready.api.analysis(ready.dataset, strategy="paired")
+    seeding.measure(ready.engine, paired["id"])
+    assert submit(ready, analysis_id=paired["id"])["params"]["routers"] is None
+    found = submit(ready, analysis_id=paired["id"], routers={})["params"]["routers"]
+    assert found == {"term": "consistency", "learning_rate": None}
+    alone = ready.api.analysis(ready.dataset, seed=5)
+    plan = seeding.measure(ready.engine, alone["id"])
+    places = [[(s.in_batch_idx, s.label, str(s.row_idx // 2)) for s in b.samples] for b in plan.batches]
+    without = [n for n, samples in enumerate(places) if not pairs_in(samples)]  # rows of a pair are neighbours
+    assert without
+    said = submit(ready, 422, analysis_id=alone["id"], routers={})["detail"]
+    assert f"{len(without)} of 3 batches" in said
+    assert "strategy 'paired'" in said
+    seeding.add_model(ready.engine, architecture="Odd", refuses={"routers": "they hide."})
+    assert "Odd" in submit(ready, 422, analysis_id=paired["id"], routers={})["detail"]
 
 
 def test_a_full_training_goes_without_an_expert_set(ready):
