@@ -22,6 +22,9 @@ MOST = 512
 def main() -> None:
     """Run the study in a home of its own below .cache, so that it can be looked at afterwards."""
     os.environ.setdefault("ROUTEPRINT_HOME", str(ROOT / ".cache" / "study"))
+    os.environ.setdefault(
+        "OMP_NUM_THREADS", "1"
+    )  # for a model this small, threads wait for each other more than they help
     unsafe, safe = realdata.do_not_answer(), realdata.truthfulqa()
     try:
         study(

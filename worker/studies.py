@@ -20,7 +20,7 @@ from worker.jobs import begin, do_stage, end, run_analysis, run_stage, words, wr
 
 _RESTARTS = 100
 """A study only waits: workers that come and go while it does are no sign that it kills them."""
-_WAVE_WORDS = ("trainings and the causal check", "measuring the trained models", "comparing")
+_WAVE_WORDS = ("trainings, causal check", "measuring trained models", "comparing")
 
 Due = tuple[int, str, str, str, str]
 """n, job, kind, run, queue."""
@@ -33,7 +33,7 @@ async def begin_wave(job_id: str, study_id: str, wave: int) -> list[Due] | None:
     def note(session: Session) -> list[Due] | None:
         if not begin(session, t.Study, study_id, job_id):
             return None
-        stage = f"wave {wave + 1} of {len(WAVES)}: {_WAVE_WORDS[wave]}"[:40]
+        stage = f"wave {wave + 1} of {len(WAVES)}: {_WAVE_WORDS[wave]}"
         writes.set_stage(session, t.Study, study_id, stage=stage)
         since = session.get_one(t.Job, job_id).created_at
         found = studies.begin_wave(session, session.get_one(t.Study, study_id), wave, since)

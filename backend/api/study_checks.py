@@ -16,6 +16,7 @@ from backend.domain.study.size import estimate
 from backend.settings import Settings
 from backend.store import evaluations, experts, models, runs, studies, trainings
 from backend.store import tables as t
+from backend.store.study_runs import child_name
 
 _MOST_ANSWERS = 1_000_000
 
@@ -129,12 +130,12 @@ def store(session: Session, plan: Planned) -> t.Study:
     made: dict[tuple[Role, Arm | None, int | None], str] = {}
     new: list[t.Run] = []
     for (arm, seed), params in plan.trainings.items():
-        name = studies.child_name(plan.name, arm, seed)
+        name = child_name(plan.name, arm, seed)
         training = trainings.create(session, name, plan.analysis, plan.chosen, params, plan.n_steps)
         made[Role.TRAINING, arm, seed] = training.id
         new.append(training)
     causal = plan.causal
-    name = studies.child_name(plan.name, None, None)
+    name = child_name(plan.name, None, None)
     checked = evaluations.create(session, name, causal.params, causal.prompts, causal.arms, **causal.columns)
     made[Role.CAUSAL, None, None] = checked.id
     study = studies.create(session, plan.name, plan.analysis, plan.chosen, plan.params, made)

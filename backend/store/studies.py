@@ -2,7 +2,7 @@
 
 Every function takes a session whose transaction the caller owns. Doing any of them twice changes nothing: a run is
 noted before it is made, and made once. Not covered: what is asked (backend/api/study_checks.py), what came out
-(study_results.py).
+(study_results.py), the runs that need a trained model (study_runs.py).
 """
 
 from collections.abc import Sequence
@@ -14,16 +14,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import Conflict
-from backend.domain.evaluation import prompts as asking
-from backend.domain.evaluation.interventions import Family, Intervention
 from backend.domain.jobs import ACTIVE, queue_for
 from backend.domain.study.outcomes import ARMS, KIND_OF_ROLE, WAVES, Arm, Role
 from backend.domain.study.size import Part, eta_seconds
-from backend.store import analyses, comparisons, evaluations, jobs, models, plans, runs, writes
+from backend.store import jobs, runs, writes
 from backend.store import tables as t
-from backend.store.evaluations import TRAINED
-
-_DIGESTS = ("weights", "tokenizer", "template")
+from backend.store.study_runs import make
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +84,6 @@ def create(
     return study
 
 
-def child_name(study_name: str, arm: Arm | str | None, seed: int | None) -> str:
-    """Return what a run of a study is called."""
-    what = "causal check" if arm is None else f"{arm}, seed {seed}"
-    return f"{study_name[:160]}: {what}"
-
-
 def children(session: Session, study_id: str, wave: int | None = None) -> list[t.StudyRun]:
     """Return the runs that a study consists of, in their order."""
     r = t.StudyRun
@@ -108,12 +98,6 @@ def run_of(session: Session, child: t.StudyRun) -> t.Run | None:
     return session.get(t.RUNS[child.kind], child.run_id) if child.run_id else None
 
 
-def of_run(session: Session, run_id: str) -> list[str]:
-    """Return the studies that a run belongs to."""
-    r = t.StudyRun
-    return list(session.scalars(select(r.study_id).where(r.run_id == run_id).order_by(r.study_id)))
-
-
 # --- wave by wave
 
 
@@ -124,10 +108,11 @@ def begin_wave(session: Session, study: t.Study, wave: int, since: str) -> list[
     after it is left for `settle` to report. Raises what making a run raises.
     """
     found = []
+    own = {(c.role, c.arm, c.seed): c for c in children(session, study.id)}
     for child in children(session, study.id, wave):
         run = run_of(session, child)
         if run is None:
-            run = _make(session, study, child)
+            run = make(session, study, child, own)
             child.run_id = run.id
             session.flush()
         if run.status == "succeeded":
@@ -191,69 +176,6 @@ def stop(session: Session, study_id: str) -> list[str]:
 def _newest_job(session: Session, run_id: str) -> t.Job | None:
     query = select(t.Job).where(t.Job.subject_id == run_id).order_by(t.Job.created_at.desc(), t.Job.id.desc())
     return session.scalars(query.limit(1)).first()
-
-
-# --- runs that need a trained model
-
-
-def _make(session: Session, study: t.Study, child: t.StudyRun) -> t.Run:
-    own = {(c.role, c.arm, c.seed): c.run_id for c in children(session, study.id)}
-    name = child_name(study.name, child.arm, child.seed)
-    training_id = own[Role.TRAINING, child.arm, child.seed]
-    made: t.Run
-    match Role(child.role):
-        case Role.ANALYSIS:
-            made = _analysis(session, study, f"{TRAINED}{training_id}", name)
-        case Role.EVALUATION:
-            made = _evaluation(session, str(own[Role.CAUSAL, None, None]), f"{TRAINED}{training_id}", name)
-        case Role.COMPARISON:
-            made = _comparison(session, study, str(own[Role.ANALYSIS, child.arm, child.seed]), name)
-        case role:
-            raise Conflict(f"The {role} of this study is gone; start a new study.")
-    made.tags = ["study", study.id]
-    return made
-
-
-def _analysis(session: Session, study: t.Study, model_id: str, name: str) -> t.Analysis:
-    base = runs.get(session, t.Analysis, study.analysis_id)
-    model = models.usable(session, model_id, base.engine)
-    dataset = session.get_one(t.Dataset, base.dataset_id)
-    params = base.params | {"model": model_id, "plan_of": base.id, "statistics": False}
-    return analyses.create(session, name, dataset, model, params, plans.Frozen.stored(session, base))
-
-
-def _evaluation(session: Session, causal_id: str, model_id: str, name: str) -> t.Evaluation:
-    """Ask a trained model exactly what the causal check asked the untrained one."""
-    causal = runs.get(session, t.Evaluation, causal_id)
-    model = models.usable(session, model_id, "transformers")
-    used = evaluations.used_by(session, model_id, None)
-    asked = {p.row_idx for p in evaluations.prompts(session, causal_id)}
-    rows = [row for row in evaluations.rows_to_ask(session, causal.dataset_id) if row.row_idx in asked]
-    marked = asking.mark_seen(rows, used)
-    own = {"model": model_id, "expert_set_id": None, "intervention": str(Intervention.NONE), "n_random": 0}
-    return evaluations.create(
-        session,
-        name,
-        causal.params | own | {"load_matched": False},
-        marked,
-        (evaluations.Arm(Family.BASELINE, model_id),),
-        model_id=model_id,
-        dataset_id=causal.dataset_id,
-        capability_dataset_id=causal.capability_dataset_id,
-        expert_set_id=None,
-        intervention=str(Intervention.NONE),
-        overlap=asking.overlap(marked, used),
-        warnings=[],
-        texts=causal.texts,
-        model_digests={model_id: {name: getattr(model, f"{name}_digest") for name in _DIGESTS}},
-    )
-
-
-def _comparison(session: Session, study: t.Study, analysis_id: str, name: str) -> t.Comparison:
-    rule = session.get_one(t.ExpertSet, study.expert_set_id).rule
-    compared = comparisons.compare_now(session, study.analysis_id, analysis_id, rule["scope"], rule["pool"])
-    params = {"intervals": False}
-    return comparisons.create(session, compared, name, intervals=False, params=params)[0]
 
 
 # --- how far it is

@@ -81,4 +81,9 @@ def _does_it_matter(saved: list[Json]) -> None:
         chosen = st.selectbox("Check a set", list(names), format_func=lambda i: names[i], width=320, key="set-to-check")
         if st.button("Does it matter?", icon=":material/experiment:", key="does-it-matter"):
             address.go("evaluation", set=chosen)
-    ui.note("Take its experts away or force them on, and see what the model does, beside random sets of its size.")
+        if st.button("Study it", icon=":material/science:", key="study-it"):
+            address.go("study", set=chosen)
+    ui.note(
+        "Take its experts away or force them on, and see what the model does, beside random sets of its size. A study "
+        "trains it several times, with batches kept and with samples reshuffled, and tests what differs."
+    )

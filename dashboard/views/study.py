@@ -105,7 +105,7 @@ def _one(api: Api, study: Json) -> None:
         study["status"],
     )
     runs.follow("studies", study, "runs")
-    _links(study)
+    _links(api, study)
     _facts(study)
     if study["result"]:
         study_figures.show(study)
@@ -117,7 +117,7 @@ def _one(api: Api, study: Json) -> None:
         keeping.show(api, "studies", study)
 
 
-def _links(study: Json) -> None:
+def _links(api: Api, study: Json) -> None:
     with st.container(horizontal=True):
         address.link(
             f"Analysis: {ui.plain(study['analysis_name'])}",
@@ -133,6 +133,15 @@ def _links(study: Json) -> None:
             view="sets",
         )
         ui.share(f"/studies/{study['id']}", {}, key="share-study")
+        for form, title in (("html", "Report (HTML)"), ("md", "Report (Markdown)")) if study["result"] else ():
+            st.download_button(
+                title,
+                data=lambda form=form: api.download(f"/studies/{study['id']}/report", format=form),  # type: ignore[misc]
+                file_name=f"routeprint-{study['id']}.{form}",
+                key=f"study-report:{form}",
+                icon=":material/description:",
+                on_click="ignore",
+            )
 
 
 def _facts(study: Json) -> None:
