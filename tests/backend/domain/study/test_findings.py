@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from backend.domain.jobs import QUEUE_OF_ENGINE, WORKFLOWS, queue_for
 from backend.domain.study.findings import findings
-from backend.domain.study.outcomes import ARMS, Arm, mean_loss, n_runs
+from backend.domain.study.outcomes import ARMS, KIND_OF_ROLE, Arm, mean_loss, n_runs
+from backend.domain.study.size import Part, estimate, eta_seconds
 from backend.domain.study.verdict import verdicts
 from tests.backend.domain.study.making import normal_runs, outcome
 
@@ -121,3 +123,22 @@ def test_a_loss_with_a_hole_is_no_loss() -> None:
 
 def test_five_seeds_are_forty_one_runs() -> None:
     assert sum(n_runs(5).values()) == 41
+
+
+def test_a_study_never_waits_in_a_queue_that_its_runs_need() -> None:
+    queues = {queue_for(kind, engine) for kind in KIND_OF_ROLE.values() for engine in (None, "transformers", "vllm")}
+    assert WORKFLOWS["study"][1] not in queues | set(QUEUE_OF_ENGINE.values())
+
+
+@pytest.mark.parametrize("n_seeds", [2, 5])
+def test_an_eta_weighs_runs_by_their_work_and_counts_from_the_restart(n_seeds: int) -> None:
+    work = estimate(n_seeds=n_seeds, n_samples=64, n_steps=4, batch_size=16, n_arms=5, n_prompts=10, max_new_tokens=32)[
+        "work"
+    ]
+    nothing = [Part("training", 0.0, 0.0), Part("analysis", 0.0, 0.0)]
+    assert eta_seconds(nothing, work, 10.0) is None
+    half = [Part("training", 1.0, 0.0), Part("analysis", 0.0, 0.0)]
+    expected = 10.0 * work["analysis"] / work["training"]
+    assert eta_seconds(half, work, 10.0) == pytest.approx(expected, abs=0.05)
+    restarted = [Part("training", 1.0, 1.0), Part("analysis", 0.5, 0.0)]
+    assert eta_seconds(restarted, work, 10.0) == pytest.approx(10.0)
