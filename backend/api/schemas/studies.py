@@ -76,7 +76,7 @@ class StudyCreate(Request):
         return value
 
 
-class EstimateOut(Answer):
+class StudySizeOut(Answer):
     """What a study will do. runs: by role; n_measured: samples measured again; smallest_p_level: of a sign flip.
 
     work: prompts through the model, roughly, of one run of each role.
@@ -94,7 +94,7 @@ class EstimateOut(Answer):
 class StudyPlanOut(Answer):
     """What would be done, by a dry run; nothing is stored. smallest_p: what each family of random sets can reach."""
 
-    estimate: EstimateOut
+    estimate: StudySizeOut
     n_experts: int
     n_safe: int
     n_unsafe: int

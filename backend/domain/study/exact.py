@@ -18,6 +18,7 @@ from backend.domain.statistics.draws import random_bits
 MOST_EXACT = 20_000
 """Arrangements up to which all are tried."""
 N_DRAWN = 9_999
+_NONE = 1e-300
 _TIE = 1e-9
 """Figures within this part of the largest count as equal: sums in another order differ in their last digits."""
 
@@ -87,10 +88,10 @@ def spread_test(first: Points, second: Points) -> Tested:
         return untestable("every run of an arm gave the same")
     chosen, exact = _deals(n, n + m)
     sizes = np.stack([_mean_distance(apart, chosen), _mean_distance(apart, ~chosen)])
-    with np.errstate(divide="ignore"):
-        ratios = np.log(sizes[1]) - np.log(sizes[0])
-    finite = np.clip(ratios, -700.0, 700.0)  # an arm whose runs are all the same scatters infinitely less
-    return _among(float(finite[0]), np.abs(finite), None, exact=exact)
+    # An arm whose runs are all the same scatters infinitely less; two such arms scatter alike.
+    logs = np.log(np.maximum(sizes, sizes.max() * _NONE))
+    ratios = logs[1] - logs[0]
+    return _among(float(ratios[0]), np.abs(ratios), None, exact=exact)
 
 
 def distances(points: Points) -> NDArray[np.float64]:

@@ -74,8 +74,14 @@ def test_runs_that_are_all_the_same_tell_nothing() -> None:
 
 def test_one_arm_without_any_scatter_is_as_far_as_it_goes() -> None:
     found = spread_test(np.ones((5, 64)), np.random.default_rng(0).normal(size=(5, 64)))
-    assert found.statistic == 700
+    assert found.statistic == pytest.approx(300 * math.log(10))
     assert found.p == found.smallest_p
+
+
+def test_two_arms_without_any_scatter_in_some_deal_scatter_alike_there() -> None:
+    # 0 1 | 0 1: aligned -½ ½ | -½ ½; the deal {-½ -½ | ½ ½} leaves no scatter on either side: ratio 1, not 0 / 0
+    found = spread_test(np.array([[0.0], [1.0]]), np.array([[0.0], [1.0]]))
+    assert (found.statistic, found.p, found.smallest_p) == (0.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize("dim", [1, 64])
