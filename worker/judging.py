@@ -18,6 +18,7 @@ from backend.domain.canonical import digest
 from backend.domain.errors import InvalidInput, NotFound, NotSupported, RouteprintError
 from backend.domain.evaluation.refusal import PHRASE_JUDGE, Judgement, Verdict, judge_by_phrases
 from backend.settings import Settings
+from worker.folders import check_inside
 from worker.models import weights_digest
 
 Pair = tuple[str, str]
@@ -52,6 +53,8 @@ def open_judge(wanted: Mapping[str, Any], settings: Settings, device: str) -> Ju
     """Return the judge of a request. Raises NotFound, NotSupported, InvalidInput before anything is judged."""
     if wanted["kind"] == "classifier":
         folder = settings.models_path / wanted["model"]
+        if folder.is_dir():
+            check_inside(folder, settings.models_path)
         return ClassifierJudge(folder, wanted["model"], wanted["label"], pair=wanted["reads"] == "pair", device=device)
     if wanted["kind"] == "endpoint":
         return EndpointJudge(settings)

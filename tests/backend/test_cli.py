@@ -163,3 +163,14 @@ def test_the_shell_completes_commands() -> None:
     }
     done = subprocess.run([program], env=environment, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.split() == ["verify"]
+
+
+def test_the_token_is_shown_rotated_and_turned_into_a_link_that_does_not_hold_it(tmp_path: Path) -> None:
+    first = _routeprint("token").stdout.strip()
+    assert first == (tmp_path / "home" / "token").read_text().strip()
+    second = _routeprint("token", "--rotate").stdout.strip()
+    assert second == _routeprint("token").stdout.strip() != first
+    link = _routeprint("token", "--link").stdout.strip()
+    assert link.startswith("http://127.0.0.1:8322/open?key=")
+    assert second not in link
+    assert "\n" not in link

@@ -12,8 +12,10 @@ import pytest
 
 from backend.domain.errors import InvalidInput, NotSupported
 from backend.domain.prompts import Message
+from backend.settings import Settings
 from tests.worker.tiny import save_tiny, tiny_tokenizer
 from worker import folders, templates
+from worker.judging import open_judge
 from worker.limits import LimitReached, limited
 from worker.models import inspect_model, load_tokenizer, model_source, scan_models
 from worker.prompts import encode_prompt
@@ -133,3 +135,14 @@ def test_what_is_no_name_of_the_hub_is_never_looked_for_there(name: str) -> None
     with pytest.raises(NotSupported, match="ROUTEPRINT_ALLOW_HUB"):
         model_source("hub:org/model", allow_hub=False)
     assert model_source("hub:org/model-1.5", allow_hub=True) == ("org/model-1.5", False)
+
+
+def test_a_judge_that_leads_out_of_the_models_folder_is_not_loaded(tmp_path: Path) -> None:
+    elsewhere = save_tiny(tmp_path / "elsewhere", "llama")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "judge").symlink_to(elsewhere)
+    settings = Settings(home=tmp_path)
+    for name in ("judge", "../elsewhere"):
+        wanted = {"kind": "classifier", "model": name, "label": "x", "reads": "answer"}
+        with pytest.raises(NotSupported, match="leads out of the models folder"):
+            open_judge(wanted, settings, "cpu")
