@@ -112,6 +112,17 @@ function layoutOf(S, theme, narrow) {
     yaxis: {...axis, title: {text: data.row, font: {size: 12.5}}, range: [data.rows - 0.5, -0.5], tickvals: ticks, ticktext: ticks.map(r => data.labels[r])}};
 }
 
+// Where the map is zoomed, the part that is shown goes along with whoever walks out of it.
+function follow(S) {
+  const axes = S.host._fullLayout, moved = {};
+  for (const [name, at] of [['xaxis', S.sel[1]], ['yaxis', S.sel[0]]]) {
+    const [from, to] = axes[name].range, low = Math.min(from, to), high = Math.max(from, to);
+    const by = at - 0.5 < low ? at - 0.5 - low : at + 0.5 > high ? at + 0.5 - high : 0;
+    if (by) moved[`${name}.range`] = [from + by, to + by];
+  }
+  return moved;
+}
+
 function keys(S, event) {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const {rows, cols} = S.data;
@@ -177,9 +188,9 @@ export default async function ({data, parentElement, setTriggerValue}) {
   const run = ++S.run, Plotly = (S.Plotly = await loadPlotly(data.lib));
   if (run !== S.run || !host.isConnected) return;
 
-  S.frame = () => Plotly.relayout(host, {shapes: outline(S, themeOf(host))});
+  S.frame = (moved = {}) => Plotly.relayout(host, {...moved, shapes: outline(S, themeOf(host))});
   S.tip = () => { if (S.walking && S.sel && document.activeElement === host) Plotly.Fx.hover(host, {xval: S.sel[1], yval: S.sel[0]}, 'xy'); };
-  S.move = sel => { S.sel = sel; live.textContent = cellWords(S, sel[0], sel[1], ', '); return S.frame().then(S.tip); };
+  S.move = sel => { S.sel = sel; live.textContent = cellWords(S, sel[0], sel[1], ', '); return S.frame(S.walking ? follow(S) : {}).then(S.tip); };
   S.pick = sel => { S.sent.push(JSON.stringify(sel)); S.trigger('cell', {row: sel[0], expert: sel[1]}); return S.move(sel); };
   S.draw = async () => {
     const theme = themeOf(host), narrow = host.offsetWidth < 560;

@@ -12,6 +12,7 @@ const make = (tag, className, text) => {
 function marked(text, words) {
   const whole = make('p', 'rp-sample-text');
   if (!words.length) { whole.textContent = text; return whole; }
+  words = words.map(word => word.toLowerCase());
   const low = text.toLowerCase(), same = low.length === text.length;
   let at = 0;
   while (same && at < text.length) {

@@ -13,7 +13,7 @@ from dashboard.table import Column, Row, cell, table
 COLUMNS = (
     Column("batch", "Batch"),
     Column("risk", "risk_diff", "right"),
-    Column("floor", "Noise floor of the cell", "right"),
+    Column("floor", "Noise floor of the batch", "right"),
 )
 
 
@@ -111,8 +111,9 @@ def _batches(analysis: Json, found: Json, scope: str, pool: str) -> None:
     if batch_idx is not None:
         address.go("batch", analysis=analysis["id"], batch=batch_idx, layer=layer, expert=expert)
     ui.note(
-        "A point is one batch; click it to open the batch. The grey box is descriptive: 95 % of shuffles of the labels "
-        "inside the batch keep this cell within it, so points inside it are what a batch of this size shows by chance."
+        "A point is one batch; click it to open the batch. The grey box is descriptive: in 95 % of shuffles of the "
+        "labels inside the batch no expert at all goes beyond it, so points inside it are what such a batch shows by "
+        "chance."
     )
     with st.expander("The same as a table"):
         made = [
