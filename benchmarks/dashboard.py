@@ -38,7 +38,7 @@ class Size:
     """How large the analysis is, and how often each thing is tried after `warm` tries that are not counted."""
 
     shape: backdrop.Shape = LARGE
-    batches: int = 100
+    batches: int = 64
     opens: int = 12
     clicks: int = 40
     steps: int = 40

@@ -124,7 +124,7 @@ def _difference(maps: Maps) -> None:
         ui.note("All batches together have no value yet.")
         return
     a, b = maps.own["risk_diff"], maps.whole["risk_diff"]
-    stretched = st.query_params.get("own_scale") == "yes"
+    stretched = _own_scale()
     vmax = charts.round_up(charts.largest(a - b)) if stretched else maps.reach.vmax
     figure = charts.difference_heat(a, b, maps.sites, vmax, f"Batch {maps.batch_idx}")
     said = f"This batch − all batches{f', on a scale of its own: ±{words.short_float(vmax)}' if stretched else ''}"
@@ -133,6 +133,10 @@ def _difference(maps: Maps) -> None:
     fields.switch(
         "Difference on a scale of its own", "own_scale", help="Its colours then mean other values than beside."
     )
+
+
+def _own_scale() -> bool:
+    return st.query_params.get("own_scale") == "yes"
 
 
 def _title(maps: Maps, text: str, name: str, batch_idx: int | None, figure: charts.Heat | None = None) -> None:
@@ -155,9 +159,10 @@ def _title(maps: Maps, text: str, name: str, batch_idx: int | None, figure: char
 def _legend(maps: Maps, marks: charts.Cells) -> None:
     ui.colour_key("above the batch's noise floor" if marks else "")
     floor = "" if marks else "No cell is above the batch's noise floor. "
+    which = "The first two maps" if _own_scale() else "The maps"
     beyond = maps.reach.beyond(maps.own["risk_diff"], maps.whole["risk_diff"])
     ui.note(
-        f"{floor}The maps and all batches share one scale, ±{words.short_float(maps.reach.vmax)}. {beyond}"
+        f"{floor}{which} share one scale with every other batch, ±{words.short_float(maps.reach.vmax)}. {beyond}"
         f"{words.NOT_A_CAUSE}"
     )
     if maps.chosen:
