@@ -132,9 +132,10 @@ def get_all(
     intervention: InterventionWord | None = None,
     status: Status | None = None,
     q: edge_runs.Search = None,
+    sort: edge_runs.RunSort = "-created_at",
     deleted: edge_runs.Deleted = False,
 ) -> Listing[EvaluationOut]:
-    """List evaluations, newest first."""
+    """List evaluations, newest first if not asked otherwise."""
     with here.reading() as session:
         found = runs.listing(
             session,
@@ -144,6 +145,7 @@ def get_all(
             deleted=deleted,
             after=page.after(str, str),
             limit=page.limit,
+            sort=sort,
             expert_set_id=expert_set_id,
             intervention=intervention,
         )

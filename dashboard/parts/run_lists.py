@@ -1,4 +1,4 @@
-"""The lists of analyses and trainings: found by words, filtered, ordered, and read page by page."""
+"""The lists of analyses, trainings and evaluations: found by words, filtered, ordered, and read page by page."""
 
 from collections.abc import Callable, Sequence
 
@@ -33,6 +33,13 @@ def trainings(api: Api) -> tuple[list[Json], bool]:
     )
 
 
+def evaluations(api: Api) -> tuple[list[Json], bool]:
+    """Show the evaluations; return those on the page and whether anything was asked for."""
+    return _list(
+        api, "/evaluations", ("evaluation", "evaluations"), lambda rows: runs.evaluations(rows, key="evaluations")
+    )
+
+
 def _list(
     api: Api, path: str, noun: tuple[str, str], draw: Callable[[Sequence[Json]], None]
 ) -> tuple[list[Json], bool]:
@@ -40,7 +47,8 @@ def _list(
         query = fields.words("Search", "q", placeholder="name, tag, note or id", resets=("after",), width=320)
         status = fields.select("Status", "status", STATES, resets=("after",), width=150)
         sort = fields.select("Order", "sort", ORDER, resets=("after",), width=170)
-        ticking.bar(path.strip("/"))
+        if path != "/evaluations":
+            ticking.bar(path.strip("/"))
     page = pager.fetch(api, path, q=query or None, status=status or None, sort=sort, limit=PER_PAGE)
     if page["items"]:
         draw(page["items"])

@@ -139,7 +139,7 @@ def evaluations(rows: Sequence[Json], *, key: str) -> None:
             e["id"],
             address.href("evaluation", id=e["id"]),
             {
-                "name": cell(e["name"], hint=e["id"]),
+                "name": cell(_name(e), hint=e["id"]),
                 "status": _status(e),
                 "what": cell(e["intervention"]),
                 "set": cell(e["expert_set_name"] or "–"),
@@ -253,8 +253,14 @@ def follow(kind: str, run: Json, noun: str) -> None:
     """Show what a run is doing, or how it ended and what can be done next."""
     if run["status"] in words.UNFINISHED:
         live(kind, run["id"], noun, seen(run))
+        _log_link(run)
     elif run["status"] in ("failed", "cancelled"):
         _ended_early(kind, run, noun)
+
+
+def _log_link(run: Json) -> None:
+    if run.get("job_id"):
+        address.link("Log", "jobs", icon=":material/article:", id=run["job_id"])
 
 
 def _ended_early(kind: str, run: Json, noun: str) -> None:
@@ -272,6 +278,7 @@ def _ended_early(kind: str, run: Json, noun: str) -> None:
         resume = st.button("Resume", key=f"resume:{run['id']}", type="primary", icon=":material/play_arrow:")
         if kind in again.VIEW:
             again.link(kind, run)
+        _log_link(run)
     if resume:
         try:
             ui.api().post(f"/{kind}/{run['id']}/resume")

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import address, effect_chart, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import evaluation_answers, evaluation_form, keeping, runs
+from dashboard.parts import evaluation_answers, evaluation_form, keeping, run_lists, runs
 from dashboard.plot import lines
 
 TITLES = {
@@ -40,11 +40,9 @@ def _list(api: Api) -> None:
         "Take the experts of a set away, or force them on, and see what the model does, beside random sets.",
     )
     keeping.offer_undo(api, "evaluations")
-    found = api.get("/evaluations", limit=200)["items"]
     wanted, model = address.text("set"), address.text("model")
-    if found:
-        runs.evaluations(found, key="evaluations")
-    else:
+    found, asked = run_lists.evaluations(api)
+    if not (found or asked):
         ui.card(
             "No evaluation yet",
             [
@@ -54,7 +52,9 @@ def _list(api: Api) -> None:
         )
         if st.button("Choose experts in an analysis", type="primary"):
             address.go("analysis")
-    with st.expander("Start an evaluation", expanded=bool(wanted or model) or not found, icon=":material/add:"):
+    with st.expander(
+        "Start an evaluation", expanded=bool(wanted or model) or not (found or asked), icon=":material/add:"
+    ):
         evaluation_form.show(api, wanted, model)
 
 

@@ -1,12 +1,10 @@
 """Jobs: what waits, what runs and on which machine; one job with its log."""
 
-from html import escape
-
 import streamlit as st
 
-from dashboard import address, ui, words
+from dashboard import address, fields, ui, words
 from dashboard.client import Api, ApiError, ApiRefused, Json
-from dashboard.parts import runs
+from dashboard.parts import job_log, runs
 from dashboard.table import Column, Row, cell, table
 
 VIEW = {"analysis": "analysis", "training": "training", "comparison": "compare", "evaluation": "evaluation"}
@@ -33,18 +31,28 @@ def main() -> None:
         _one(api, job_id)
 
 
+STATES = {"": "any"} | {status: words.STATUS[status] for status in list(words.STATUS)[:5]}
+
+
 @st.fragment(run_every=2)
 def _live_queue() -> None:
     api = ui.api()
+    status = st.query_params.get("status")
+    asked = status if status in STATES and status else None
     try:
-        system, jobs = api.get("/system"), api.get("/jobs", limit=100)["items"]
+        system, jobs = api.get("/system"), api.get("/jobs", limit=100, status=asked)["items"]
     except ApiError:
         ui.note("The API does not answer; waiting for it to come back. Running work goes on in the worker.")
         return
     _workers(system)
     st.subheader("Queue")
+    fields.select("Status", "status", STATES, width=150)
     if jobs:
         runs.jobs(jobs, key="jobs-table", selected=address.text("id"))
+        if len(jobs) == 100:
+            ui.note("The newest 100; choose a status to see others.")
+    elif asked:
+        ui.note("No job has this status.")
     else:
         ui.card("Nothing has been queued yet", ["Analyses and trainings that you start appear here."])
 
@@ -111,30 +119,8 @@ def _one(api: Api, job_id: str) -> None:
         run = api.get(f"/context/{job['subject_id']}")
         query = {"id": run["analysis_id"], "view": "context", "run": run["id"]}
         address.link("Open these experts in context", "analysis", icon=":material/arrow_forward:", **query)
-    _log(job_id)
-
-
-@st.fragment(run_every=2)
-def _log(job_id: str) -> None:
-    api = ui.api()
-    try:
-        job = api.get(f"/jobs/{job_id}")
-        lines = list(api.items(f"/jobs/{job_id}/logs", most=2000))
-    except ApiError:
-        ui.note("Waiting for the API …")
-        return
-    if job["status"] in words.UNFINISHED:
-        runs.progress_line(job, "done")
-        if job["kind"] in RESOURCE and st.button("Cancel", key=f"cancel-job:{job_id}", icon=":material/stop_circle:"):
-            api.post(f"/{RESOURCE[job['kind']]}/{job['subject_id']}/cancel")
-            st.rerun()
-    if job["waiting_for"]:
-        ui.card("Waiting", [escape(job["waiting_for"])], "rp-waits")
-    if job["error"]:
-        ui.card("This job failed", [escape(job["error"])], "rp-wrong")
-    text = "\n".join(f"{line['at'][11:19]}  {line['level']:<7}  {line['message']}" for line in lines[-400:])
-    st.caption(f"Log, {words.plural(len(lines), 'line')}, times in UTC")
-    st.code(text or "nothing written yet", language=None, height=320 if len(lines) > 12 else "content")
+    path = RESOURCE.get(job["kind"])
+    job_log.show(job, f"/{path}/{job['subject_id']}" if path else None)
 
 
 ui.show(main)
