@@ -247,11 +247,32 @@ def test_a_training_without_an_expert_set_says_what_is_missing(empty: Backdrop, 
 def test_a_training_starts_from_the_form(backdrop: Backdrop, ids: Ids, open_page: Open) -> None:
     at = open_page(backdrop.url, "/training", analysis=ids["analysis"])
     next(n for n in at.number_input if n.label == "Epochs").set_value(2).run()
+    next(m for m in at.multiselect if m.label == "Report every step to").set_value(["mlflow"]).run()
+    next(b for b in at.button if b.label == "Start the training").click().run()
+    assert "No worker that is up has mlflow: install it there" in words(at)
+    with backdrop.writing() as session:
+        for worker in session.query(t.Worker):
+            worker.versions = worker.versions | {"mlflow": "3"}
     next(b for b in at.button if b.label == "Start the training").click().run()
     made = backdrop.call("GET", "/trainings")["items"][0]
     assert made["params"]["epochs"] == 2
+    assert made["params"]["report_to"] == ["mlflow"]
     assert made["mode"] == "selected"
     assert at.query_params["id"] == made["id"]
+
+
+def test_a_training_says_where_its_logs_are(backdrop: Backdrop, ids: Ids, open_page: Open) -> None:
+    assert "logs, on the worker" not in words(open_page(backdrop.url, "/training", id=ids["training"]))
+    with backdrop.writing() as session:
+        training = session.get_one(t.Training, ids["training"])
+        before, training.result = training.result, training.result | {"tracking": {"tensorboard": "/data/_a_ *b*"}}
+    try:
+        assert "TensorBoard logs, on the worker: /data/_a_ *b*" in words(
+            open_page(backdrop.url, "/training", id=ids["training"])
+        )
+    finally:
+        with backdrop.writing() as session:
+            session.get_one(t.Training, ids["training"]).result = before
 
 
 def test_a_file_of_prompts_is_previewed_mapped_and_stored(empty: Backdrop, open_page: Open) -> None:
