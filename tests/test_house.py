@@ -135,6 +135,15 @@ def test_every_test_that_the_security_page_leans_on_exists() -> None:
     assert [name for name in named if not (ROOT / name).is_file()] == []
 
 
+def test_no_page_holds_a_bare_string_which_streamlit_would_draw() -> None:
+    """Streamlit shows every expression that stands alone in a page's script, a constant's docstring too."""
+    pages = [p for p in _tracked() if p.parent == ROOT / "dashboard" / "views" and p.suffix == ".py"]
+    assert len(pages) > 5
+    for page in pages:
+        bare = [n for n in ast.parse(page.read_text(encoding="utf-8")).body[1:] if isinstance(n, ast.Expr)]
+        assert [ast.unparse(n) for n in bare if not isinstance(n.value, ast.Call)] == [], page.name
+
+
 def test_every_target_that_the_readme_names_exists() -> None:
     targets = {line.partition(":")[0] for line in (ROOT / "Makefile").read_text().splitlines() if ":" in line}
     for readme in (ROOT / "README.md", ROOT / "README.zh-CN.md"):

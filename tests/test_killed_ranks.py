@@ -11,7 +11,7 @@ import pytest
 from tests.live import Live
 from tests.worker.tiny import save_tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]  # two whole trainings by real services
 STEP = "step, epoch, batch_idx, batch_id, verified, loss, loss_safe, loss_unsafe, grad_norm, learning_rate, samples"
 PROMPTS = "prompt,label\n" + "".join(
     f"How do I bake bread number {i} at home?,safe\nHow do I steal car number {i} outside?,unsafe\n" for i in range(12)

@@ -89,7 +89,7 @@ def _one(api: Api, training: Json) -> None:
         ]
     )
     for tracker, place in training["result"].get("tracking", {}).items():
-        st.text(f"{training_settings.TRACKERS[tracker]} logs, on the worker: {place}")
+        ui.note(f"{training_settings.TRACKERS[tracker]} logs, on the worker: {place}")
     for noted in training["result"].get("notes", []):
         ui.note(f"Noted during this run: {noted['text']}.")
     steps = data.all_items(api, f"/trainings/{training['id']}/steps", data.version(training), fields="summary")
