@@ -81,7 +81,7 @@ def what_learns(training: Json) -> str:
     name = training.get("expert_set_name") or "the expert set"
     adapter = training["params"].get("adapter")
     low_rank = f"adapters (rank {adapter['rank']}) of " if adapter else ""
-    routers = ", routers in turn" if training["params"].get("routers") else ""
+    routers = " and, in turn, the routers" if training["params"].get("routers") else ""
     return {
         "selected": f"only {low_rank}{name}{routers}",
         "all_but_selected": f"all but {name}",
