@@ -166,6 +166,7 @@ def _selected(run: TrainingRun) -> str:
 def _settings(run: TrainingRun, facts: Mapping[str, Any]) -> list[tuple[Run, ...]]:
     versions = {"routeprint": version("routeprint"), **facts.get("versions", {})}
     own: list[tuple[Run, ...]] = [(name.replace("_", " "), str(getattr(run, name))) for name in _SETTINGS]
+    own += [(f"adapter {name}", str(value)) for name, value in (run.adapter.to_dict() if run.adapter else {}).items()]
     return [*own, *((f"{name} version", Code(str(found))) for name, found in sorted(versions.items()))]
 
 

@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 
 from tests.worker.tiny import save_tiny
 from tests.worker.tiny_runs import ListSink, tiny_run
+from worker.adapters import Adapter
 from worker.card import CARD, write_card
 from worker.checkpoints import read_manifest
 from worker.origin import Origin
@@ -120,6 +121,14 @@ def is_text(folder: Path, name: str) -> None:
     shown = " ".join("".join(c if c.isprintable() else " " for c in name).split()) or "(no name)"
     assert texts.count(shown) >= 5  # the title and four cells, word for word
     assert path.read_text().isprintable() or all(c.isprintable() or c == "\n" for c in path.read_text())
+
+
+def test_a_card_says_how_an_adapter_was_made(tmp_path):
+    run = tiny_run(Path("model"), tmp_path, origin=ORIGIN, adapter=Adapter(rank=4, alpha=8.0))
+    write_card(tmp_path, run, Seen(), {})
+    text = (tmp_path / CARD).read_text()
+    assert "| adapter rank | 4 |" in text
+    assert "| adapter alpha | 8.0 |" in text
 
 
 def test_a_model_id_that_is_no_repository_s_name_stays_out_of_base_model(tmp_path):
