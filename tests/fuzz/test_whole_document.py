@@ -4,6 +4,7 @@ Its default checks: no server error, no status, header or body that the document
 is refused; nothing is reachable without the token or after it was deleted. Stateful: answers feed the next requests.
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,7 @@ def tried(folder: Path, *, phases: str, examples: int, seed: int) -> str:
 @pytest.mark.slow
 def test_no_request_breaks_what_the_document_promises(tmp_path: Path) -> None:
     said = tried(tmp_path, phases="examples,coverage,stateful", examples=1, seed=1)
-    assert "Tested: 10" in said, "a hundred operations and more"
+    assert re.search(r"Tested: 1\d\d\b", said), "every operation of the document, more than a hundred"
     assert "No issues found" in said, said[-2000:]
 
 
