@@ -111,6 +111,14 @@ def size(n_bytes: float | None) -> str:
     return "–"
 
 
+def sizes(low: float, high: float) -> str:
+    """A rough range of bytes in one unit, two digits each: '420 to 830 MiB', '1.4 to 12 GiB'."""
+    power = 3 if high >= 2**30 else 2
+    ends = [end / 1024**power for end in (low, high)]
+    said = [f"{float(f'{end:.2g}'):g}" for end in ends]
+    return f"{said[0]} to {said[1]} {'GiB' if power == 3 else 'MiB'}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds in the two largest units that matter: '42 s', '3 min 5 s', '2 h 10 min'."""
     if seconds is None:

@@ -22,8 +22,8 @@ def of_training(api: Api, training: Json) -> None:
     )
     found = [
         one
-        for one in api.items("/analyses", most=2000)
-        if one["model"] == model and one["params"].get("plan_of") == training["analysis_id"]
+        for one in api.items("/analyses", model=model, most=500)
+        if one["params"].get("plan_of") == training["analysis_id"]
     ]
     if found:
         address.link(

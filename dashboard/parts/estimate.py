@@ -13,7 +13,7 @@ def figures(estimate: Json) -> list[tuple[str, str, str]]:
     shown = [("time, estimated", time, estimate["basis"])]
     if memory:
         of = f"the largest worker has {words.size(worker)}" if worker else "no worker is running"
-        shown.append(("memory, estimated", f"{words.size(memory['low'])} to {words.size(memory['high'])}", of))
+        shown.append(("memory, estimated", words.sizes(memory["low"], memory["high"]), of))
     return shown
 
 

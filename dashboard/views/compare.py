@@ -7,6 +7,8 @@ from dashboard.client import Api, Json
 from dashboard.parts import comparison_view, keeping, published_tables, side_by_side_view, ticking, trainings_view
 from dashboard.table import Column, Row, cell, table
 
+NEWEST = 200
+"""How many analyses the form offers; older ones are found, and ticked, in their list."""
 KEPT = (
     Column("name", "Comparison"),
     Column("status", "Status", kind="status"),
@@ -44,7 +46,9 @@ def _choose(api: Api, a: str | None) -> None:
         "The same figures on two models, two prompt sets, or beside a published table: what moved, and where.",
     )
     keeping.offer_undo(api, "comparisons")
-    analyses = list(api.items("/analyses", status="succeeded", most=2000))
+    analyses = api.get("/analyses", status="succeeded", limit=NEWEST)["items"]
+    if a and not a.startswith("rt_") and a not in [one["id"] for one in analyses]:
+        analyses.append(api.get(f"/analyses/{a}"))
     stored = list(api.items("/risk-tables", most=500))
     if not analyses:
         ui.card(
@@ -76,7 +80,10 @@ def _form(analyses: list[Json], stored: list[Json], a: str | None) -> None:
             "Choose two different ones. To see what a training changed, measure the trained model on the same plan: "
             "its training page offers that."
         )
-    ui.note("To compare more than two, or trainings, tick their rows in the lists of analyses and trainings.")
+    ui.note(
+        "To compare more than two, or trainings, tick their rows in the lists of analyses and trainings"
+        + (f"; offered here are the newest {NEWEST} analyses." if len(analyses) >= NEWEST else ".")
+    )
     if st.button("Compare", type="primary", icon=":material/compare_arrows:", disabled=same):
         address.go("compare", a=one, b=other)
 

@@ -74,3 +74,11 @@ def test_label_values_are_counted_under_what_says_their_meaning() -> None:
 )
 def test_an_estimate_is_a_rough_range(low: float, high: float, said: str) -> None:
     assert words.about(low, high) == said
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(444e6, 869e6, "420 to 830 MiB"), (1.5e9, 13e9, "1.4 to 12 GiB"), (0.3e9, 2.6e11, "0.28 to 240 GiB")],
+)
+def test_a_range_of_memory_has_one_unit_and_two_digits(low: float, high: float, said: str) -> None:
+    assert words.sizes(low, high) == said
