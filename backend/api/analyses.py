@@ -86,7 +86,7 @@ def create(
         dataset = datasets.get_ready(session, body.dataset_id)
         name = body.name or f"{dataset.name} on {model.id}"[:200]
         analysis = analyses.create(session, name, dataset, model, params, plan)
-        job = jobs.add(session, "analysis", analysis.id)
+        job = jobs.add(session, "analysis", analysis.id, body.priority)
         return 202, show(session, analysis.id), job
 
     return once(here, idempotency_key, "POST /analyses", body.model_dump(mode="json"), make)
@@ -144,7 +144,8 @@ def _params(body: AnalysisCreate, plan: Frozen) -> dict[str, Any]:
     """Return the request with every default filled in; with plan_of, the plan's own settings count."""
     settings = plan.settings
     scopes = [str(scope) for scope in Scope if scope in body.scopes]
-    return body.model_dump(mode="json", exclude={"name"}) | {k: settings[k] for k in _PLAN_FIELDS} | {"scopes": scopes}
+    asked = body.model_dump(mode="json", exclude={"name", "priority"})
+    return asked | {k: settings[k] for k in _PLAN_FIELDS} | {"scopes": scopes}
 
 
 @router.get("")

@@ -59,7 +59,7 @@ def planned(session: Session, body: EvaluationCreate, settings: Settings) -> Pla
     _check_size(len(arms) * len(asked))
     texts = _texts(session, body, dataset, asked, warnings)
     _warn(dataset, asked, intervention, warnings)
-    params = body.model_dump(mode="json", exclude={"name"}) | _inherited(body, analysis)
+    params = body.model_dump(mode="json", exclude={"name", "priority"}) | _inherited(body, analysis)
     params["n_random"] = sum(arm.family is Family.RANDOM for arm in arms)
     used_models = {arm.model_id: models.usable(session, arm.model_id, "transformers") for arm in arms}
     what = chosen.name if chosen else body.model

@@ -105,7 +105,7 @@ def create(
     def make(session: Session) -> Made:
         plan = checks.planned(session, body, here.settings)
         evaluation = evaluations.create(session, plan.name, plan.params, plan.prompts, plan.arms, **plan.columns)
-        job = jobs.add(session, "evaluation", evaluation.id)
+        job = jobs.add(session, "evaluation", evaluation.id, body.priority)
         return 202, show(session, evaluation.id), job
 
     return once(here, idempotency_key, "POST /evaluations", body.model_dump(mode="json"), make)

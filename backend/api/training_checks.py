@@ -31,7 +31,7 @@ def checked(session: Session, body: TrainingCreate) -> tuple[t.Analysis, t.Exper
     _check_adapter(body, model)
     _check_trackers(session, body)
     _check_routers(session, body, analysis, model)
-    params = body.model_dump(mode="json", exclude={"name"})
+    params = body.model_dump(mode="json", exclude={"name", "priority"})
     return analysis, expert_set, params
 
 

@@ -85,7 +85,7 @@ def create(
         n_steps = analysis.plan_summary["n_batches"] * body.epochs
         name = body.name or f"{expert_set.name if expert_set else body.mode} on {analysis.name}"[:200]
         training = trainings.create(session, name, analysis, expert_set, params, n_steps)
-        job = jobs.add(session, "training", training.id)
+        job = jobs.add(session, "training", training.id, body.priority)
         return 202, show(session, training.id), job
 
     return once(here, idempotency_key, "POST /trainings", body.model_dump(mode="json"), make)

@@ -127,7 +127,8 @@ def insist(
         except DBAPIError as error:
             if not is_away(error) or time.monotonic() - begun > seconds:
                 raise
-            log.warning("the database is away, trying again in %.1f s: %s", pause, error.orig)
+            said = str(error.orig).partition("\n")[0]
+            log.warning("the database is away, trying again in %.1f s: %s", pause, said)
         time.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - a thousand workers must not come back at once
         pause = min(2 * pause, _LONGEST_PAUSE)
 

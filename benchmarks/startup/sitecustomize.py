@@ -1,5 +1,6 @@
 """With this folder on PYTHONPATH every Python process has the engine that sleeps: whole services without a model."""
 
-from benchmarks.sleeping import install
+from benchmarks import sleeping, without_torch
 
-install()
+without_torch.install()
+sleeping.install()

@@ -103,3 +103,12 @@ def test_submitting_without_a_worker_takes_milliseconds(queue: JobQueue):
     for i in range(1, 11):
         queue.submit(f"job_{i}", "scan", "models")
     assert (time.perf_counter() - start) / 10 < 0.2
+
+
+def test_a_job_waits_in_the_queue_with_its_priority_also_when_the_sweep_submits_it(queue: JobQueue, engine: Engine):
+    with writing(engine) as session:
+        urgent = jobs.add(session, "scan", "subject", 5).id
+    usual = add(engine)
+    assert set(sweep(engine, queue, older_than_seconds=0)) == {urgent, usual}
+    found = queue._client.list_workflows(workflow_ids=[urgent, usual])
+    assert {w.workflow_id: w.priority for w in found} == {urgent: 5, usual: PRIORITY}

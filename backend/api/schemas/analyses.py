@@ -12,6 +12,7 @@ from backend.api.schemas.common import (
     ModelId,
     Name,
     PoolWord,
+    Priority,
     Request,
     RunnableOut,
     ScopeWord,
@@ -21,6 +22,7 @@ from backend.api.schemas.common import (
 )
 from backend.api.schemas.datasets import MessageOut
 from backend.api.schemas.estimates import EstimateOut
+from backend.domain.jobs import PRIORITY
 
 Engine = Literal["transformers", "vllm"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -86,6 +88,7 @@ class AnalysisCreate(Request):
     dtype: Dtype = "auto"
     plan_of: Id | None = None
     statistics: Flag = True
+    priority: Priority = PRIORITY
     name: Name | None = None
 
 

@@ -28,6 +28,9 @@ Text = Annotated[str, StringConstraints(max_length=20_000), Clean]
 Id = Annotated[str, StringConstraints(min_length=1, max_length=100), Clean]
 ModelId = Annotated[str, StringConstraints(min_length=1, max_length=300), Clean]
 Flag = Annotated[bool, Field(strict=True)]
+Priority = Annotated[
+    int, Field(strict=True, ge=1, le=1000, description="Among what waits for the same workers, the smaller goes first.")
+]
 
 Status = Literal["queued", "running", "succeeded", "failed", "cancelled"]
 LabelWord = Literal["safe", "unsafe"]

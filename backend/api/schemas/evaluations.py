@@ -13,11 +13,13 @@ from backend.api.schemas.common import (
     LabelWord,
     ModelId,
     Name,
+    Priority,
     Request,
     RunnableOut,
     Text,
     Word,
 )
+from backend.domain.jobs import PRIORITY
 
 InterventionWord = Literal["none", "deactivate", "activate", "trained"]
 VerdictWord = Literal["refused", "answered", "unclear"]
@@ -111,6 +113,7 @@ class EvaluationCreate(Request):
     dtype: Dtype | None = None
     max_length: Annotated[int, Field(strict=True, ge=1, le=131_072)] | None = None
     system_prompt: Text | None = None
+    priority: Priority = PRIORITY
     name: Name | None = None
 
 

@@ -4,8 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from backend.api.schemas.common import Answer, Clean, Flag, Id, LabelWord, Name, Request, RunnableOut
+from backend.api.schemas.common import Answer, Clean, Flag, Id, LabelWord, Name, Priority, Request, RunnableOut
 from backend.api.schemas.estimates import EstimateOut
+from backend.domain.jobs import PRIORITY
 
 TargetWord = Literal["given", "model", "refusal", "default"]
 NonNegative = Annotated[float, Field(strict=True, ge=0, le=1e6)]
@@ -129,6 +130,7 @@ class TrainingCreate(TrainingParams):
             "data folder; nothing leaves the machine unless its owner set that up. `result.tracking` says where.",
         ),
     ]
+    priority: Priority = PRIORITY
     name: Name | None = None
 
 

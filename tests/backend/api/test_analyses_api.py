@@ -284,3 +284,14 @@ def test_a_run_is_found_by_its_tags_and_its_id(api: Api, engine):
     for q in ("größe", 'E "50%', one):
         assert [found["id"] for found in api.get("/analyses", params={"q": q})["items"]] == [one], q
     assert [found["id"] for found in api.get("/analyses", params={"q": other})["items"]] == [other]
+
+
+def test_an_analysis_waits_with_the_priority_that_was_asked_for(api: Api, engine):
+    seeding.add_model(engine)
+    made = api.analysis(priority=7)
+    assert api.get(f"/jobs/{made['job_id']}")["priority"] == 7
+    assert "priority" not in made["params"]
+    api.post(f"/analyses/{made['id']}/cancel")
+    again = api.post(f"/analyses/{made['id']}/resume", 202)
+    assert again["job_id"] != made["job_id"]
+    assert api.get(f"/jobs/{again['job_id']}")["priority"] == 7
