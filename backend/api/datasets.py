@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import Response
+from pydantic import StringConstraints
 
 from backend.api.edge import PROBLEMS, Here, PathId
 from backend.api.idempotency import json_answer
@@ -35,6 +36,7 @@ router = APIRouter(prefix="/datasets", tags=["datasets"], responses=PROBLEMS)
 SMALL_BYTES = 2**20
 """Files up to this size are read by the request itself, larger ones by a child."""
 
+LabelText = Annotated[str, StringConstraints(max_length=20)]
 LabelField = Annotated[str, Form(max_length=20, description="safe or unsafe, for every row of the file; empty: none.")]
 MappingField = Annotated[
     str, Form(max_length=500_000, description="A mapping as JSON, as the preview shows it."), Clean
@@ -81,7 +83,9 @@ def create(
         Clean,
     ],
     mapping: MappingField = "",
-    label: Annotated[list[str], Form(max_length=MAX_FILES, description="One per file: safe, unsafe or empty.")] = [],  # noqa: B006 - read only
+    label: Annotated[  # one per file
+        list[LabelText], Form(max_length=MAX_FILES, description="One per file: safe, unsafe or empty.")
+    ] = [],  # noqa: B006 - read only
 ) -> Response:
     """Import files as one prompt set. One wrong row refuses the whole import, with every problem listed.
 
