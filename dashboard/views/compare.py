@@ -7,8 +7,7 @@ from dashboard.client import Api, Json
 from dashboard.parts import comparison_view, keeping, published_tables, side_by_side_view, ticking, trainings_view
 from dashboard.table import Column, Row, cell, table
 
-NEWEST = 200
-"""How many analyses the form offers; older ones are found, and ticked, in their list."""
+NEWEST = 200  # how many analyses the form offers; older ones are found, and ticked, in their list
 KEPT = (
     Column("name", "Comparison"),
     Column("status", "Status", kind="status"),
