@@ -1,9 +1,12 @@
 """Lists and logs: found by words, filtered, ordered; a log that follows and fetches only what is new."""
 
+import ast
+from pathlib import Path
 from unittest.mock import patch
 
 import streamlit as st
 
+import dashboard
 from backend.store import writes
 from dashboard.client import Api
 from dashboard.parts import job_log
@@ -61,3 +64,10 @@ def test_a_failed_run_leads_to_its_log(backdrop: Backdrop, ids: Ids, open_page: 
     at = open_page(backdrop.url, "/training", id=ids["broken"])
     assert any(link.proto.label == "Log" and job in link.proto.query_string for link in at.get("page_link"))
     assert "Log, " in "".join(c.value for c in open_page(backdrop.url, "/jobs", id=job).caption)
+
+
+def test_no_page_script_holds_a_bare_string_which_streamlit_would_show():
+    for path in sorted((Path(dashboard.__file__).parent / "views").glob("*.py")):
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        bare = [s.lineno for s in body[1:] if isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)]
+        assert bare == [], f"{path.name}, lines {bare}"
