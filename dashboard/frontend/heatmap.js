@@ -39,47 +39,60 @@ function cellSize({data, host}) {
   return [size(axes?.xaxis, data.cols, host.offsetWidth - (host.offsetWidth < 560 ? 52 : 140)), size(axes?.yaxis, data.rows, data.height - 74)];
 }
 
-// Marks are one path however many there are (a node per mark makes a page of 58 x 256 cells slow): a dot is a line
-// segment as long as it is wide; an outline runs along the edges between cells inside and outside of the choice.
-function dotPaths(S) {
-  const [px, py] = cellSize(S), own = Math.max(3, Math.min(5, 0.42 * Math.min(px, py)));
-  return [own + 1.6, own].map(size => {
-    const half = size / 2 / px, x = [], y = [];
-    for (const [r, c] of S.data.marks) { x.push(c - half, c + half, null); y.push(r, r, null); }
-    return {x, y, size};
-  });
+// Marks are one shape however many there are: as points, or as lines with gaps, each would be an element of its own, and
+// thousands of them take longer than the map. Their sizes are in pixels, so they are made anew after a zoom.
+function dotRects(S, width) {
+  const [px, py] = cellSize(S), size = Math.max(3, Math.min(5, 0.42 * Math.min(px, py))) + width, x = size / 2 / px, y = size / 2 / py;
+  return S.data.marks.map(([r, c]) => [c - x, r - y, c + x, r + y]);
 }
 
-function framePath({data}) {
-  const {rows, cols} = data, inside = new Uint8Array(rows * cols), x = [], y = [];
-  for (const [r, c] of data.frames) inside[r * cols + c] = 1;
+// An outline runs along the edges between cells inside and outside of the choice.
+function frameRects(S, width) {
+  const {rows, cols} = S.data, inside = new Uint8Array(rows * cols), rects = [];
+  for (const [r, c] of S.data.frames) inside[r * cols + c] = 1;
   const at = (r, c) => r >= 0 && c >= 0 && r < rows && c < cols ? inside[r * cols + c] : 0;
+  const [px, py] = cellSize(S), own = (cols > 64 ? 1.2 : 2) + width, x = own / 2 / px, y = own / 2 / py;
   for (let r = 0; r <= rows; r++) for (let c = 0, from = null; c <= cols; c++) {
     const edge = c < cols && at(r - 1, c) !== at(r, c);
     if (edge && from === null) from = c;
-    else if (!edge && from !== null) { x.push(from - 0.5, c - 0.5, null); y.push(r - 0.5, r - 0.5, null); from = null; }
+    else if (!edge && from !== null) { rects.push([from - 0.5 - x, r - 0.5 - y, c - 0.5 + x, r - 0.5 + y]); from = null; }
   }
   for (let c = 0; c <= cols; c++) for (let r = 0, from = null; r <= rows; r++) {
     const edge = r < rows && at(r, c - 1) !== at(r, c);
     if (edge && from === null) from = r;
-    else if (!edge && from !== null) { x.push(c - 0.5, c - 0.5, null); y.push(from - 0.5, r - 0.5, null); from = null; }
+    else if (!edge && from !== null) { rects.push([c - 0.5 - x, from - 0.5 - y, c - 0.5 + x, r - 0.5 + y]); from = null; }
   }
-  return {x, y};
+  return rects;
 }
 
-function strokes(path, color, width) {
-  return {type: 'scatter', mode: 'lines', x: path.x, y: path.y, hoverinfo: 'skip', showlegend: false, connectgaps: false, line: {color, width, simplify: false}};
+const pathOf = rects => rects.map(([x0, y0, x1, y1]) => `M${x0},${y0}L${x1},${y0}L${x1},${y1}L${x0},${y1}Z`).join('');
+
+// Frames and dots, each with a halo below it: what is drawn, and how its path is made.
+function patches(S, theme) {
+  return [['frames', frameRects], ['marks', dotRects]].filter(([kind]) => S.data[kind].length).flatMap(([, make]) =>
+    [[1.6, theme.background], [0, theme.mark]].map(([wider, color]) => ({color, path: () => pathOf(make(S, wider))})));
 }
 
+// The selection is always the first two shapes, so that moving it draws nothing else.
 function outline(S, theme) {
-  if (!S.sel) return [];
-  const {data, host} = S, axes = host._fullLayout;
-  const px = axes?.xaxis?._length ? axes.xaxis._length / Math.abs(axes.xaxis.range[1] - axes.xaxis.range[0]) : 20;
-  const py = axes?.yaxis?._length ? axes.yaxis._length / Math.abs(axes.yaxis.range[1] - axes.yaxis.range[0]) : 20;
-  const [r, c] = S.sel;
-  const frame = (pad, color, width) => ({type: 'rect', xref: 'x', yref: 'y', layer: 'above', fillcolor: 'rgba(0,0,0,0)', line: {color, width},
+  const [px, py] = cellSize(S), [r, c] = S.sel ?? [0, 0];
+  const frame = (pad, color, width) => ({type: 'rect', xref: 'x', yref: 'y', layer: 'above', visible: !!S.sel, fillcolor: 'rgba(0,0,0,0)', line: {color, width},
     x0: c - 0.5 - pad / px, x1: c + 0.5 + pad / px, y0: r - 0.5 - pad / py, y1: r + 0.5 + pad / py});
   return [frame(3, theme.halo, 3), frame(1, theme.mark, 2)];
+}
+
+function shapes(S, theme) {
+  S.patches = patches(S, theme);
+  return [...outline(S, theme), ...S.patches.map(({color, path}) =>
+    ({type: 'path', xref: 'x', yref: 'y', layer: 'above', path: path(), fillcolor: color, line: {width: 0}}))];
+}
+
+const resized = S => Object.fromEntries(S.patches.map((patch, i) => [`shapes[${i + 2}].path`, patch.path()]));
+
+function moved(S, theme) {
+  const changes = {};
+  outline(S, theme).forEach((shape, i) => { for (const name of ['x0', 'x1', 'y0', 'y1', 'visible']) changes[`shapes[${i}].${name}`] = shape[name]; });
+  return changes;
 }
 
 function traces(S, theme, narrow) {
@@ -92,11 +105,7 @@ function traces(S, theme, narrow) {
     colorbar: {thickness: 11, outlinewidth: 0, tickfont: {color: theme.text, size: 11.5}, nticks: 5, ticks: '', len: narrow ? 1 : 1,
       title: {text: data.unit, side: narrow ? 'top' : 'right', font: {size: 12}},
       ...(narrow ? {orientation: 'h', y: 1, yanchor: 'bottom', x: 0.5, ypad: 4} : {xpad: 8})}};
-  const drawn = [map];
-  if (data.frames.length) { const path = framePath(S), wide = cols > 64 ? 1.2 : 2; drawn.push(strokes(path, theme.background, wide + 1.6), strokes(path, theme.mark, wide)); }
-  S.dotsAt = data.marks.length ? drawn.length : null;
-  if (data.marks.length) { const [halo, dot] = dotPaths(S); drawn.push(strokes(halo, theme.background, halo.size), strokes(dot, theme.mark, dot.size)); }
-  return drawn;
+  return [map];
 }
 
 function tickRows(rows, height) {
@@ -107,20 +116,20 @@ function tickRows(rows, height) {
 function layoutOf(S, theme, narrow) {
   const {data} = S, base = baseLayout(theme, data.height + (narrow ? 46 : 0), narrow), ticks = tickRows(data.rows, data.height - 74);
   const axis = {tickfont: {color: theme.text, size: 11.5}, showgrid: false, zeroline: false, ticks: '', constrain: 'domain'};
-  return {...base, plot_bgcolor: theme.missing, uirevision: data.key, shapes: [], margin: {...base.margin, t: narrow ? 66 : 30, r: narrow ? 8 : 4},
+  return {...base, plot_bgcolor: theme.missing, uirevision: data.key, shapes: shapes(S, theme), margin: {...base.margin, t: narrow ? 66 : 30, r: narrow ? 8 : 4},
     xaxis: {...axis, title: {text: 'Expert', font: {size: 12.5}}, range: [-0.5, data.cols - 0.5], ...(data.cols <= 16 ? {dtick: 1} : {})},
     yaxis: {...axis, title: {text: data.row, font: {size: 12.5}}, range: [data.rows - 0.5, -0.5], tickvals: ticks, ticktext: ticks.map(r => data.labels[r])}};
 }
 
 // Where the map is zoomed, the part that is shown goes along with whoever walks out of it.
 function follow(S) {
-  const axes = S.host._fullLayout, moved = {};
+  const axes = S.host._fullLayout, changes = {};
   for (const [name, at] of [['xaxis', S.sel[1]], ['yaxis', S.sel[0]]]) {
     const [from, to] = axes[name].range, low = Math.min(from, to), high = Math.max(from, to);
     const by = at - 0.5 < low ? at - 0.5 - low : at + 0.5 > high ? at + 0.5 - high : 0;
-    if (by) moved[`${name}.range`] = [from + by, to + by];
+    if (by) changes[`${name}.range`] = [from + by, to + by];
   }
-  return moved;
+  return changes;
 }
 
 function keys(S, event) {
@@ -147,10 +156,7 @@ function bind(S) {
   });
   host.on('plotly_relayout', change => {
     if (!Object.keys(change).some(k => /^[xy]axis/.test(k))) return;
-    if (S.sel) S.frame();
-    if (S.dotsAt == null) return;
-    const paths = dotPaths(S), each = name => paths.map(path => path[name]);
-    S.Plotly.restyle(host, {x: each('x'), y: each('y'), 'line.width': each('size')}, [S.dotsAt, S.dotsAt + 1]);
+    S.frame(resized(S));
   });
   host.addEventListener('keydown', event => keys(S, event));
 }
@@ -188,14 +194,15 @@ export default async function ({data, parentElement, setTriggerValue}) {
   const run = ++S.run, Plotly = (S.Plotly = await loadPlotly(data.lib));
   if (run !== S.run || !host.isConnected) return;
 
-  S.frame = (moved = {}) => Plotly.relayout(host, {...moved, shapes: outline(S, themeOf(host))});
+  S.frame = (more = {}) => Plotly.relayout(host, {...more, ...moved(S, themeOf(host))});
   S.tip = () => { if (S.walking && S.sel && document.activeElement === host) Plotly.Fx.hover(host, {xval: S.sel[1], yval: S.sel[0]}, 'xy'); };
   S.move = sel => { S.sel = sel; live.textContent = cellWords(S, sel[0], sel[1], ', '); return S.frame(S.walking ? follow(S) : {}).then(S.tip); };
   S.pick = sel => { S.sent.push(JSON.stringify(sel)); S.trigger('cell', {row: sel[0], expert: sel[1]}); return S.move(sel); };
   S.draw = async () => {
     const theme = themeOf(host), narrow = host.offsetWidth < 560;
     await Plotly.react(host, traces(S, theme, narrow), layoutOf(S, theme, narrow), plotConfig(Plotly, S.data.filename));
-    await S.frame();
+    // Sizes in pixels were a guess before the first drawing.
+    await S.frame(resized(S));
   };
   const look = JSON.stringify([key, data.vmin, data.vmax, data.marks, data.frames, data.labels, data.height]);
   if (S.drawn !== look) { await S.draw(); S.drawn = look; } else await S.frame();

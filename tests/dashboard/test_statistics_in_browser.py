@@ -29,8 +29,8 @@ def test_marks_and_their_legend_are_switched_together(visit: Visit, backdrop: Ba
     said = f"family-wise p ≤ 0.05: {summary['n_significant']} of 24 experts"
     expect(page.get_by_text(said)).to_be_visible(timeout=30_000)
     expect(page.locator(f".rp-plot[data-marks='{summary['n_significant']}']").first).to_be_visible()
-    traces = page.locator(".rp-plot[data-drawn]").first.locator(".scatterlayer .trace")
-    assert traces.count() == 2, "a dot and its halo, however many experts"
+    drawn = page.locator(".rp-plot[data-drawn]").first.locator(".shapelayer path")
+    assert drawn.count() == 2, "one path for all dots and one for their halos, however many experts"
     page.get_by_role("radio", name="none").click()
     expect(page.get_by_text(said)).to_have_count(0)
     expect(page.locator(".rp-plot[data-marks='0']").first).to_be_visible()
