@@ -127,7 +127,7 @@ screenshots: $(VENV)/.dev ## run the demonstration and take the README's picture
 real-input: $(VENV)/.dev ## the whole path on Do-Not-Answer and TruthfulQA; writes docs/real-input.md, report-example.*
 	@$(BIN)/python -m docs.record_real_input
 
-study: $(VENV)/.dev ## a whole study on Do-Not-Answer and TruthfulQA (about a quarter of an hour); writes docs/study-example.*
+study: $(VENV)/.dev ## a whole study on Do-Not-Answer and TruthfulQA (about 20 minutes); writes docs/study-example.*
 	@$(BIN)/python -m docs.record_study
 
 clean: ## remove the environments and the caches (never the data folder)
