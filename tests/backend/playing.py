@@ -37,6 +37,8 @@ def finish(engine: Engine, due: Due) -> None:
         seeding.train(engine, run.id, plan)
         with writing(engine) as session:
             _shuffle_losses(session, run, number)
+            environment = {"device": "cpu", "host": "secret-host", "threads": 1, "versions": {"torch": "2.13.0"}}
+            session.get_one(t.Training, run.id).environment = environment
         sites = _sites(engine, run.analysis_id)
         seeding.add_model(engine, f"training:{run.id}", sites, weights_digest=f"{number:064d}")
     elif isinstance(run, t.Analysis):

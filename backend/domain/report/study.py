@@ -53,12 +53,8 @@ def compose(facts: StudyFacts) -> Document:
 def _abstract(facts: StudyFacts) -> Text:
     runs: list[Run] = []
     for one in facts.result["verdicts"]:
-        runs += [_signs(one["text"]), " "]
+        runs += [shown(one["text"]), " "]
     return tuple(runs[:-1])
-
-
-def _signs(said: str) -> Run:
-    return shown(said)
 
 
 def _method(facts: StudyFacts) -> Section:
@@ -153,10 +149,12 @@ def _record(facts: StudyFacts) -> Section:
         *((f"Model, {name}", Code(value)) for name, value in facts.model["digests"].items() if value),
     )
     pairs = " ".join(f"{layer}.{expert}" for layer, expert in facts.experts["experts"])
+    shown_of = {
+        name: facts.environment[name] for name in ("device", "n_processes", "threads") if name in facts.environment
+    }
     seen = [
-        text(f"{name}: ", Code(str(value)))
-        for name, value in sorted(facts.environment.items())
-        if isinstance(value, str | int | float)
+        text(f"{name.replace('n_', '')}: ", Code(shown(str(value))))
+        for name, value in (shown_of | dict(sorted(facts.environment.get("versions", {}).items()))).items()
     ]
     lines = (
         f'curl -H "Authorization: Bearer $(routeprint token)" $API/studies/{facts.id}',

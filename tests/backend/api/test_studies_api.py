@@ -264,6 +264,7 @@ def test_the_report_says_every_answer_and_every_run_and_no_prompt(
         assert run["ids"]["training"] in said
     assert said.count("data:image/png") + said.count("<svg") >= 1 + len(found["result"]["measures"])
     assert found["sha256"] in said
+    assert "secret-host" not in said
     assert "Where is town" not in said
     assert "<script" not in said
     again = api.client.get(f"/api/v1/studies/{id_}/report", params={"format": form})
