@@ -156,10 +156,14 @@ def _facts(study: Json) -> None:
                 words.count(training["epochs"]),
                 f"learning rate {words.short_float(training['learning_rate'])}",
             ),
-            ("asked", study["dataset_name"], f"{words.count(size['n_answers'])} answers"),
+            ("answers asked for", words.count(size["n_answers"]), _short(study["dataset_name"])),
             ("took", words.duration(words.between(study["started_at"], study["finished_at"])), ""),
         ]
     )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 48 else f"{name[:47]}…"
 
 
 def _runs(study: Json) -> None:
