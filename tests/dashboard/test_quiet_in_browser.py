@@ -29,7 +29,7 @@ def every_page(ids: Ids) -> list[str]:
     """Return the addresses of all lists, forms, and of one of everything."""
     analysis, training = ids["analysis"], ids["training"]
     return [
-        *("/", "/datasets", "/analysis", "/batch", "/training", "/compare", "/evaluation", "/jobs"),
+        *("/", "/datasets", "/analysis", "/batch", "/training", "/compare", "/evaluation", "/study", "/jobs"),
         f"/datasets?id={ids['dataset']}",
         f"/analysis?id={analysis}&layer=2&expert=3",
         *(f"/analysis?id={analysis}&view={room}" for room in ROOMS),
