@@ -16,7 +16,7 @@ PYTEST_ARGS ?= -n auto
 export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-browser test-postgres test-vllm test-study fuzz lint supply sbom format check bench gpu-check screenshots real-input study clean
+.PHONY: help demo serve test test-browser test-postgres test-vllm test-study faults fuzz lint supply sbom format check bench gpu-check screenshots real-input study clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -70,8 +70,8 @@ serve: $(VENV)/.demo ## backend, worker and dashboard, without the demonstration
 # --- check ---------------------------------------------------------------------------------------------------------
 
 test: $(VENV)/.dev ## the whole test suite but for what it names as left out
-	@echo "make: left out here: tests in a real browser (make test-browser), tests with the real vLLM (make test-vllm), a whole study (make test-study), many workers on a real PostgreSQL (make test-postgres), long fuzzing (make fuzz)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not vllm and not study and not postgres and not fuzz" $(PYTEST_ARGS) $(AGAIN)
+	@echo "make: left out here: tests in a real browser (make test-browser), tests with the real vLLM (make test-vllm), a whole study (make test-study), faults and attacks (make faults), many workers on a real PostgreSQL (make test-postgres), long fuzzing (make fuzz)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not vllm and not study and not postgres and not faults and not fuzz" $(PYTEST_ARGS) $(AGAIN)
 
 fuzz: $(VENV)/.dev ## every route and the life of jobs, tried at length: Schemathesis, Hypothesis (many minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz $(AGAIN)
@@ -95,6 +95,9 @@ test-vllm: $(VLLM_VENV)/.ours ## the vLLM engine against the real vLLM, on the C
 
 test-study: $(VENV)/.dev ## a whole study by real processes: killed, cancelled, resumed (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m study $(AGAIN)
+
+faults: $(VENV)/.dev ## inject every fault, try every attack (20 minutes), and write docs/reliability.*; FAULT=locked runs some
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m faults tests/faults --reliability docs/reliability.json $(if $(FAULT),-k '$(FAULT)') $(AGAIN)
 
 lint: $(VENV)/.dev ## ruff, mypy --strict, the import contracts
 	@$(BIN)/ruff check .
