@@ -8,23 +8,26 @@ from collections.abc import Collection, Iterator
 
 WINDOW = 16
 WINDOWS_PER_SHARD = 16
-_SHARDS_PER_WORKER = 16
+_LAST = 4
+"""The last shards of an analysis are this part of what one worker does of it: so much later can the last one end."""
 
 
 def shards(n_batches: int, n_workers: int = 1) -> Iterator[tuple[int, int]]:
-    """Yield (first batch, stop) of each shard: large ones first, smaller ones last, so that all workers end together.
+    """Yield (first batch, stop) of each shard: first one for each worker that are half of it all, then smaller ones.
 
-    n_workers: those that can take one. A shard is at most WINDOWS_PER_SHARD windows, as a model is loaded for each;
-    one worker alone gets no smaller ones.
+    n_workers: those that can take one. Workers of the same speed end together after three shards each, as a model is
+    loaded for every shard; a slow one leaves the small ones to others. A shard is at most WINDOWS_PER_SHARD windows.
     """
     left = -(-n_batches // WINDOW)
-    least = max(1, left // (_SHARDS_PER_WORKER * n_workers)) if n_workers > 1 else WINDOWS_PER_SHARD
-    first = 0
+    least = -(-left // (_LAST * n_workers)) if n_workers > 1 else WINDOWS_PER_SHARD
+    first = size = number = 0
     while left:
-        size = min(max(-(-left // (2 * n_workers)), least), WINDOWS_PER_SHARD, left)
-        stop = min(first + size * WINDOW, n_batches)
+        if number % n_workers == 0:
+            size = min(max(-(-left // (2 * n_workers)), least), WINDOWS_PER_SHARD)
+        taken, number = min(size, left), number + 1
+        stop = min(first + taken * WINDOW, n_batches)
         yield first, stop
-        first, left = stop, left - size
+        first, left = stop, left - taken
 
 
 def windows(first: int, stop: int, stored: Collection[int]) -> Iterator[range]:
