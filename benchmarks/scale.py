@@ -40,7 +40,7 @@ class Size:
     """
 
     batches: int = 1024
-    sleep: float = 0.4
+    sleep: float = 0.5
     fleet: tuple[int, ...] = (1, 2, 4)
     writers: tuple[int, ...] = (1, 2, 4, 8)
     seconds: float = 10.0
