@@ -5,6 +5,7 @@ import sys
 
 import uvicorn
 
+from backend import logs
 from backend.api.app import create_app
 from backend.domain.errors import InvalidInput, NotSupported, Unreachable
 from backend.security import check_bind
@@ -20,11 +21,10 @@ def main() -> None:
         check_bind(settings)
     except InvalidInput as error:
         sys.exit(f"routeprint: {error}")
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    for chatty in ("alembic", "dbos"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logs.configure(settings.log_format, settings.log_level)
     try:
         app = create_app(settings)
+        logs.adopt("dbos")
     except (NotSupported, Unreachable) as error:
         sys.exit(f"routeprint: {error}")
     log.info("serving on http://%s:%s, data in %s", settings.host, settings.port, settings.home)
@@ -32,7 +32,8 @@ def main() -> None:
         app,
         host=settings.host,
         port=settings.port,
-        log_level="warning",
+        log_config=None,  # its lines come out as ours do
+        access_log=False,  # ours holds no query
         server_header=False,
         timeout_graceful_shutdown=5,  # an open event stream would hold the door for ever
     )

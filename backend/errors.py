@@ -134,7 +134,9 @@ async def on_database_busy(request: Request, error: Exception) -> Response:
 async def on_surprise(request: Request, error: Exception) -> Response:
     """Answer a bug: the server that runs this logs the traceback, the answer holds nothing of it."""
     log.error("unexpected error in %s %s: %s", request.method, request.url.path, type(error).__name__)
-    return problem(500, "Something went wrong here; the server's log says what.")
+    request_id = str(getattr(request.state, "request_id", ""))  # this answer is given outside the layer that adds it
+    headers = {"X-Request-ID": request_id} if request_id else None
+    return problem(500, f"Something went wrong here; the server's log says what, at {request_id}.", headers=headers)
 
 
 def install(app: FastAPI) -> None:

@@ -7,6 +7,7 @@ the same id, which the queue takes once only. Not covered: the work itself (work
 
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -67,6 +68,12 @@ class JobQueue:
             return {}
         found = self._client.list_workflows(workflow_ids=ids, load_input=False, load_output=False)
         return {workflow.workflow_id: str(workflow.status) for workflow in found}
+
+    def depths(self) -> Counter[tuple[str, str]]:
+        """Return {(queue, waiting | running): pieces of work}; an analysis' shards are pieces of their own."""
+        words = {"ENQUEUED": "waiting", "DELAYED": "waiting", "PENDING": "running"}
+        found = self._client.list_workflows(status=list(words), queues_only=True, load_input=False, load_output=False)
+        return Counter((str(one.queue_name), words[str(one.status)]) for one in found)
 
     def close(self) -> None:
         """Give the connections back."""

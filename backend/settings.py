@@ -5,6 +5,7 @@ The dashboard is its own program that speaks REST only; it reads its two variabl
 
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
@@ -29,6 +30,8 @@ class Settings(BaseSettings):
     models_dir: Path | None = None
     allow_hub: bool = False
     device: str = "auto"
+    log_format: Literal["auto", "text", "json"] = "auto"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     judge_url: str = ""
     judge_model: str = ""
     judge_key: SecretStr = SecretStr("")

@@ -21,6 +21,7 @@ from dbos import DBOS
 from filelock import FileLock, Timeout
 from sqlalchemy import make_url
 
+from backend import logs
 from backend.domain.errors import NotSupported, Unreachable
 from backend.domain.jobs import APP_NAME, APP_VERSION, QUEUE_CONTROL, QUEUE_CPU, QUEUE_OF_ENGINE, QUEUE_STUDIES
 from backend.settings import Settings, get_settings
@@ -30,6 +31,7 @@ from backend.store.migrate import reach, upgrade
 from worker import jobs, studies
 from worker.child import run_child
 from worker.heart import beat
+from worker.memory import DeviceMemory
 
 log = logging.getLogger("routeprint.worker")
 _POLL_SECONDS = 0.25
@@ -93,6 +95,7 @@ def start_queue(settings: Settings, name: str, engines: Sequence[str]) -> None:
     )
     DBOS.listen_queues([QUEUE_CONTROL, QUEUE_STUDIES, QUEUE_CPU, *(QUEUE_OF_ENGINE[engine] for engine in engines)])
     DBOS.launch()
+    logs.adopt("dbos")
     DBOS.register_queue(QUEUE_CONTROL, worker_concurrency=_CONTROL_SLOTS, polling_interval_sec=pause)
     DBOS.register_queue(QUEUE_CPU, worker_concurrency=_CPU_SLOTS, polling_interval_sec=pause)
     DBOS.register_queue(QUEUE_STUDIES, worker_concurrency=_STUDY_SLOTS, polling_interval_sec=pause)
@@ -125,8 +128,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--name", help="identity in the queue; keep it the same over restarts (default: <host>-<n>)")
     wanted = parser.parse_args().name
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = get_settings()
+    logs.configure(settings.log_format, settings.log_level)
     done = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: done.set())
@@ -135,13 +138,14 @@ def main() -> None:
     except (NotSupported, Unreachable) as error:
         raise SystemExit(f"routeprint: {error}") from None
     with own_name(settings, wanted) as name:
-        row = describe(name, asyncio.run(run_child("scan")))
+        probed = asyncio.run(run_child("scan"))
+        row = describe(name, probed)
         with writing(shared_engine(settings.tables_url)) as session:
             fleet.heartbeat(session, row)
         start_queue(settings, name, row["engines"])
         log.info("worker %s takes jobs on %s (workflows: %s, %s)", name, row["device"], jobs.__name__, studies.__name__)
         try:
-            beat(settings, row, done)
+            beat(settings, row, DeviceMemory(probed["gpu"]), done)
         finally:
             DBOS.destroy(workflow_completion_timeout_sec=0)
 

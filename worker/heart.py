@@ -14,6 +14,7 @@ from backend.settings import Settings
 from backend.store import fleet
 from backend.store import tables as t
 from backend.store.engine import reading, shared_engine, writing
+from worker.memory import DeviceMemory
 
 log = logging.getLogger("routeprint.worker")
 
@@ -21,7 +22,7 @@ _LOOKERS = 4
 """So many workers, on average, look for dead colleagues at every beat, however many there are."""
 
 
-def beat(settings: Settings, row: dict[str, Any], done: threading.Event) -> None:
+def beat(settings: Settings, row: dict[str, Any], memory: DeviceMemory, done: threading.Event) -> None:
     """Write the heartbeat and look for dead colleagues until `done` is set; a database that is away is waited for.
 
     Nobody beats while the database is away, or while this machine sleeps: then all look dead, and none is taken over
@@ -31,8 +32,9 @@ def beat(settings: Settings, row: dict[str, Any], done: threading.Event) -> None
     last, quiet_until = time.monotonic(), 0.0
     while not done.wait(HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)):  # noqa: S311 - not all workers at once
         try:
+            used = memory.used()
             with writing(engine) as session:
-                fleet.heartbeat(session, row)
+                fleet.heartbeat(session, row | {"memory_used_bytes": used})
             if time.monotonic() - last > DEAD_AFTER_SECONDS / 2:
                 quiet_until = time.monotonic() + DEAD_AFTER_SECONDS
             last = time.monotonic()

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
 from sqlalchemy.orm import Session
 
+from backend import logs
 from backend.domain.errors import NotFound
 from backend.domain.jobs import PRIORITY, QUEUE_GPU, QUEUE_OF_ENGINE, RUN_ANALYSIS, RUN_SCAN, RUN_STAGE, WORKFLOWS
 from backend.settings import get_settings
@@ -72,6 +73,7 @@ def begin(session: Session, table: type[t.Run], id_: str, job_id: str) -> bool:
     if not writes.start_job(session, job_id, _executor()):
         return False
     writes.log(session, job_id, f"started on {_executor()}")
+    log.info("job begun", extra=logs.facts(subject_id=id_))
     return writes.start(session, table, id_)
 
 
@@ -163,6 +165,7 @@ async def end(job_id: str, kind: str, id_: str, status: str, error: str | None =
 
     def finish(session: Session) -> list[list[str]]:
         ended = writes.finish_all(session, job_id, kind, id_, status, error)
+        log.info("job over", extra=logs.facts(kind=kind, subject_id=id_, status=status))
         if not ended or kind != "analysis" or status != "succeeded":
             return []
         return [[job.id, job.kind, job.subject_id] for job in statistics.request_defaults(session, id_)]
@@ -181,12 +184,14 @@ async def _follow(following: list[list[str]] | None) -> None:
 @DBOS.workflow(name="measure_shard", max_recovery_attempts=HANDED_ON)
 async def measure_shard(job_id: str, analysis_id: str, first: int, stop: int) -> int:
     """One shard of an analysis, on one GPU slot."""
+    logs.bind(job_id=job_id)
     return await measure(job_id, analysis_id, first, stop)
 
 
 @DBOS.workflow(name=RUN_ANALYSIS, max_recovery_attempts=HANDED_ON)
 async def run_analysis(job_id: str, analysis_id: str) -> None:
     """Hand the shards of an analysis to the GPU queue and wait for all of them."""
+    logs.bind(job_id=job_id)
     try:
         handles = []
         batches = await begin_analysis(job_id, analysis_id)
@@ -208,6 +213,7 @@ async def run_analysis(job_id: str, analysis_id: str) -> None:
 @DBOS.workflow(name=RUN_STAGE, max_recovery_attempts=HANDED_ON)
 async def run_stage(job_id: str, id_: str) -> None:
     """A run of one stage, in the slot of its queue: a training, statistics, ..."""
+    logs.bind(job_id=job_id)
     kind = _job(job_id).kind
     try:
         await do_stage(job_id, kind, id_)
@@ -220,6 +226,7 @@ async def run_stage(job_id: str, id_: str) -> None:
 @DBOS.workflow(name=RUN_SCAN, max_recovery_attempts=DEATHS)
 async def run_scan(job_id: str, _subject_id: str) -> None:
     """Scan the models folder."""
+    logs.bind(job_id=job_id)
     try:
         await scan(job_id)
         await end(job_id, "scan", "", "succeeded")

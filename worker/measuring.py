@@ -14,10 +14,11 @@ from sqlalchemy import Engine, select
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import Conflict, NotFound
+from backend.domain.measured import MeasuredBatch
 from backend.domain.plan import BatchPlan, PlannedBatch
 from backend.domain.vocabulary import Scope
 from backend.settings import Settings, get_settings
-from backend.store import plans, writes
+from backend.store import plans, tallies, writes
 from backend.store import tables as t
 from backend.store.engine import insist, reading, shared_engine
 from worker.answering import answers_for, messages_of
@@ -127,10 +128,23 @@ def _measure_window(
         ]
         for batch in window
     ]
-    stored = 0
-    for planned, measured in zip(window, capture.measure(window, inputs), strict=True):
-        stored += insist(engine, partial(writes.record_batch, analysis=analysis, planned=planned, measured=measured))
-    return stored
+    started = time.monotonic()
+    found = capture.measure(window, inputs)
+    seconds = (time.monotonic() - started) / len(window)
+    return sum(
+        insist(engine, partial(_store, analysis=analysis, planned=planned, measured=measured, seconds=seconds))
+        for planned, measured in zip(window, found, strict=True)
+    )
+
+
+def _store(
+    session: Session, analysis: t.Analysis, planned: PlannedBatch, measured: MeasuredBatch, seconds: float
+) -> bool:
+    """Store a batch and count it, both or neither. seconds: its share of the forward passes of its window."""
+    new = writes.record_batch(session, analysis, planned, measured)
+    if new:
+        tallies.add(session, analysis.id, tallies.BATCH, seconds, sum(s.tokens for s in measured.samples))
+    return new
 
 
 def prompt_rows(engine: Engine, dataset_id: str, wanted: Sequence[int]) -> dict[int, t.PromptRow]:

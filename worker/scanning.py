@@ -55,15 +55,17 @@ def environment(settings: Settings) -> dict[str, Any]:
 
 
 def probe() -> dict[str, Any]:
-    """Return device, memory in bytes, engines and versions of this worker."""
+    """Return device (and NVIDIA's name of it), memory in bytes, engines and versions of this worker."""
     device = choose_device(get_settings())
     if device.startswith("cuda"):
         properties = torch.cuda.get_device_properties(device)
         name, memory = f"{device} ({properties.name})", int(properties.total_memory)
+        uuid = getattr(properties, "uuid", None)  # absent where torch was built for other makers' GPUs
     else:
-        name, memory = device, int(psutil.virtual_memory().total)
+        name, memory, uuid = device, int(psutil.virtual_memory().total), None
     return {
         "device": name,
+        "gpu": uuid and f"GPU-{uuid}",
         "memory_bytes": memory,
         "engines": usable_engines(device),
         "versions": versions() | trackers_there(),

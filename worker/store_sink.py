@@ -6,7 +6,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
 from backend.store import tables as t
-from backend.store import writes
+from backend.store import tallies, writes
 from backend.store.engine import insist
 from worker.measuring import still_wanted
 from worker.runs import StepRecord
@@ -22,7 +22,12 @@ class StoreSink:
         """Store one step; a step that was stored before a crash stays as it was."""
         row = {name: getattr(record, name) for name in StepRecord.__slots__}
         row |= {"samples": list(record.samples)}
-        insist(self.engine, partial(writes.record_step, training_id=self.training_id, row=row))
+
+        def store(session: Session) -> None:
+            if writes.record_step(session, self.training_id, row):
+                tallies.add(session, self.training_id, tallies.STEP, record.seconds, record.n_answer_tokens)
+
+        insist(self.engine, store)
 
     def should_stop(self) -> bool:
         """Return True once the run was cancelled or deleted."""

@@ -11,6 +11,7 @@ from functools import partial
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID, WorkflowHandleAsync
 from sqlalchemy.orm import Session
 
+from backend import logs
 from backend.domain.errors import RouteprintError
 from backend.domain.jobs import PRIORITY, RUN_STUDY
 from backend.domain.study.outcomes import WAVES
@@ -92,6 +93,7 @@ async def _wait(study_id: str, due: Due) -> None:
 @DBOS.workflow(name=RUN_STUDY, max_recovery_attempts=_RESTARTS)
 async def run_study(job_id: str, study_id: str) -> None:
     """Run a study to its end, from wherever it was left."""
+    logs.bind(job_id=job_id)
     try:
         for wave in range(len(WAVES)):
             found = await begin_wave(job_id, study_id, wave)

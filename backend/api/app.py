@@ -24,6 +24,7 @@ from backend.api import (
     exports,
     jobs,
     load,
+    metrics,
     models,
     reports,
     risk,
@@ -38,6 +39,7 @@ from backend.api import (
 )
 from backend.api.edge import Edge
 from backend.api.importing import purge_later
+from backend.api.seen import PREFIX, HttpMetrics, Seen
 from backend.queue import SWEEP_AFTER_SECONDS, JobQueue, sweep
 from backend.security import Gate, check_bind
 from backend.settings import Settings
@@ -55,6 +57,7 @@ Send `Authorization: Bearer <token>` with every request but this page; `routepri
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _NOUNS = (
     system,
+    metrics,
     datasets,
     models,
     analyses,
@@ -99,14 +102,16 @@ def create_app(settings: Settings) -> FastAPI:
         form_limits={"max_files": 100, "max_fields": 300, "max_part_size": 2**20},
     )
     app.state.edge = edge
+    app.state.registry = metrics.registry_of(edge)
     errors.install(app)
     app.include_router(system.health_router)
     app.include_router(docs.router)
-    api = APIRouter(prefix="/api/v1")
+    api = APIRouter(prefix=PREFIX)
     for noun in _NOUNS:
         api.include_router(noun.router)
     app.include_router(api)
     app.add_middleware(Gate, settings=settings)
+    app.add_middleware(Seen, metrics=HttpMetrics(app.state.registry))
     _complete_document(app)
     return app
 

@@ -36,7 +36,7 @@ def system(here: Here) -> SystemOut:
         counts = jobs.counts(session)
         return SystemOut(
             version=VERSION,
-            database=_database(here, session),
+            database=database_of(here, session),
             queue=QueueOut(queued=counts.get("queued", 0), running=counts.get("running", 0)),
             workers=[_show(*one) for one in fleet.workers(session)],
             versions={"python": platform.python_version()} | dict(_versions(_SHOWN)),
@@ -50,7 +50,8 @@ def _show(worker: t.Worker, alive: bool) -> WorkerOut:
     return WorkerOut.model_validate({name: getattr(worker, name) for name in fields} | {"alive": alive})
 
 
-def _database(edge: Edge, session: Session) -> DatabaseOut:
+def database_of(edge: Edge, session: Session) -> DatabaseOut:
+    """Return what kind of database the tables live in, and how large it is."""
     if edge.engine.dialect.name == "postgresql":
         size = session.scalar(text("SELECT pg_database_size(current_database())"))
         return DatabaseOut(url_kind="postgresql", size_bytes=size or 0, sqlite_version=None)

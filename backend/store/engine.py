@@ -33,7 +33,8 @@ _IMMEDIATE = "routeprint_immediate"
 
 
 def make_engine(url: str, cache_mb: int | None = None) -> Engine:
-    """Create an engine with the pragmas and transaction rules that this product needs.
+    """Create an engine with the pragmas and transaction rules that this product needs. Errors hold no parameters: those
+    are prompts, and errors are logged.
 
     cache_mb: pages that SQLite keeps in memory for each connection; None: its own default, 2 MB.
     """
@@ -42,7 +43,7 @@ def make_engine(url: str, cache_mb: int | None = None) -> Engine:
         return _server_engine(parsed)
     if parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, connect_args={"check_same_thread": False, "timeout": 30})
+    engine = create_engine(parsed, connect_args={"check_same_thread": False, "timeout": 30}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _connect(connection: Any, _record: Any) -> None:
@@ -69,6 +70,7 @@ def _server_engine(url: URL) -> Engine:
         return create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
+            hide_parameters=True,
             connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "routeprint"},
         )
     except ModuleNotFoundError as error:

@@ -29,7 +29,7 @@ def _text(moment: datetime) -> str:
 
 
 def heartbeat(session: Session, row: dict[str, Any]) -> None:
-    """Write a worker's heartbeat: a new row at its start, later a fresher `last_seen` and `model_loaded`."""
+    """Write a worker's heartbeat: a new row at its start, later a fresher `last_seen` and its memory."""
     if is_postgresql(session):  # a heartbeat lost in a crash is sent again: it need not wait for the disk
         session.execute(text("SET LOCAL synchronous_commit TO off"))
     seen = {"last_seen": _text(now(session))}

@@ -75,6 +75,12 @@ def counts(session: Session) -> dict[str, int]:
     return dict(session.execute(select(t.Job.status, func.count()).group_by(t.Job.status)).all())
 
 
+def counts_by_kind(session: Session) -> dict[tuple[str, str], int]:
+    """Return the number of jobs per kind and status."""
+    query = select(t.Job.kind, t.Job.status, func.count()).group_by(t.Job.kind, t.Job.status)
+    return {(kind, status): n for kind, status, n in session.execute(query)}
+
+
 def waiting_for(job: t.Job, subject: t.Run | None, alive: Sequence[t.Worker]) -> str | None:
     """Say what a job lacks, in words; None if it only waits for its turn or does not wait at all.
 

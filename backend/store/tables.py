@@ -500,6 +500,7 @@ class Job(Base):
     """One piece of queued work. id is the workflow id in the queue; the resource it serves is `subject_id`."""
 
     __tablename__ = "jobs"
+    __table_args__ = (Index("ix_jobs_kind_status", "kind", "status"),)
 
     id: Mapped[str] = mapped_column(String(80), primary_key=True)
     kind: Mapped[str] = mapped_column(String(20))  # a key of RUNS, or scan
@@ -521,6 +522,19 @@ class Attempt(Base):
     work: Mapped[str] = mapped_column(String(100), primary_key=True)  # a shard or a run of one stage, by its name
     mark: Mapped[str] = mapped_column(String(80))  # what was done when it was begun last
     n: Mapped[int]
+
+
+class Tally(Base):
+    """How long pieces of work took, counted as they land: what metrics sum, whoever did it and whatever is deleted."""
+
+    __tablename__ = "tallies"
+
+    subject_id: Mapped[str] = mapped_column(String(40), primary_key=True)  # the run that the pieces belong to
+    what: Mapped[str] = mapped_column(String(20), primary_key=True)  # a key of tallies.BUCKETS
+    bucket: Mapped[int] = mapped_column(primary_key=True)  # position among the bounds of tallies.BUCKETS
+    n: Mapped[int] = mapped_column(BigInteger)
+    seconds: Mapped[float]
+    tokens: Mapped[int] = mapped_column(BigInteger)
 
 
 class JobLog(Base):
@@ -545,6 +559,7 @@ class Worker(Base):
     pid: Mapped[int]
     device: Mapped[str] = mapped_column(String(200))
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    memory_used_bytes: Mapped[int | None] = mapped_column(BigInteger)  # of the GPU; on a CPU, by the worker itself
     engines: Mapped[list[Any]]
     model_loaded: Mapped[str | None] = mapped_column(String(300))
     versions: Mapped[dict[str, Any]]

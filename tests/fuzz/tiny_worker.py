@@ -20,6 +20,7 @@ from backend.store.engine import shared_engine, writing
 from worker import __main__ as service
 from worker import jobs
 from worker.heart import beat
+from worker.memory import DeviceMemory
 
 UNITS = 4
 NAME = "w0"
@@ -57,7 +58,7 @@ def main() -> None:
             fleet.heartbeat(session, row)
         service.start_queue(settings, NAME, row["engines"])
         print(platform.node(), flush=True)  # noqa: T201 - whoever started this waits for it
-        beat(settings, row, threading.Event())
+        beat(settings, row, DeviceMemory(None), threading.Event())
 
 
 if __name__ == "__main__":

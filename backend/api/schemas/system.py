@@ -28,13 +28,17 @@ class QueueOut(Answer):
 
 
 class WorkerOut(Answer):
-    """One worker process by its heartbeat. `alive`: it was seen within the last 15 seconds."""
+    """One worker process by its heartbeat. `alive`: it was seen within the last 15 seconds.
+
+    `memory_used_bytes`: of its GPU, by whatever runs there; on a CPU, of the worker and its engines. Null if unknown.
+    """
 
     executor_id: str
     host: str
     pid: int
     device: str
     memory_bytes: int | None
+    memory_used_bytes: int | None
     engines: list[str]
     model_loaded: str | None
     started_at: str
