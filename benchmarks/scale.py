@@ -105,8 +105,22 @@ def busy_cores() -> Iterator[list[float]]:
         thread.join()
 
 
-def saturated(server: Postgres, n: int, size: Size, *, shared: bool) -> tuple[float, float, str]:
-    """Return batches per second that n processes store, the busy share of the cores, and what they waited for most."""
+@dataclass(frozen=True)
+class Plane:
+    """What processes stored.
+
+    rate: batches per second; busy: % of the cores; server_ms: processor time of the server per batch; waits: what its
+    sessions waited for most.
+    """
+
+    rate: float
+    busy: float
+    server_ms: float
+    waits: str
+
+
+def saturated(server: Postgres, n: int, size: Size, *, shared: bool) -> "Plane":
+    """Let n processes store batches as fast as they can."""
     url = server.database()
     upgrade(url)
     if shared:
@@ -116,6 +130,7 @@ def saturated(server: Postgres, n: int, size: Size, *, shared: bool) -> tuple[fl
     ]
     waits: dict[str, int] = {}
     with busy_cores() as busy:
+        used = server.cpu_seconds()
         for writer in writers:
             writer.go()
         deadline = time.monotonic() + size.seconds
@@ -123,12 +138,13 @@ def saturated(server: Postgres, n: int, size: Size, *, shared: bool) -> tuple[fl
             for kind, number in server.execute(_WAITS, url.rsplit("/", 1)[1]):
                 waits[str(kind)] = waits.get(str(kind), 0) + int(str(number))
             time.sleep(0.1)
+        used = server.cpu_seconds() - used
         counts = [writer.stored() for writer in writers]
     shared_engine(url).dispose()
     server.drop(url)
     total = sum(waits.values()) or 1
     said = ", ".join(f"{kind} {100 * number / total:.0f} %" for kind, number in _most(waits))
-    return sum(counts) / size.seconds, median(busy) if busy else 0.0, said
+    return Plane(sum(counts) / size.seconds, median(busy) if busy else 0.0, 1000 * used / max(1, sum(counts)), said)
 
 
 _WAITS = """SELECT coalesce(wait_event_type || ':' || wait_event, 'running'), count(*) FROM pg_stat_activity
@@ -169,21 +185,22 @@ def _fleet_rows(rates: dict[int, tuple[float, float]], size: Size, quick: bool) 
     return found
 
 
-def _plane_rows(
-    shared: dict[int, tuple[float, float, str]], apart: dict[int, tuple[float, float, str]], size: Size
-) -> list[Found]:
+def _plane_rows(shared: dict[int, Plane], apart: dict[int, Plane], size: Size) -> list[Found]:
     found = []
     for name, rates, what in (
         ("scale.control_plane_batches_per_s", apart, "each in an analysis of its own"),
         ("scale.control_plane_one_analysis_batches_per_s", shared, "all in one analysis"),
     ):
-        best = max(rates, key=lambda n: rates[n][0])
-        rate, busy, waits = rates[best]
-        listed = ", ".join(f"{n}: {own[0]:.0f}" for n, own in rates.items())
+        best = max(rates, key=lambda n: rates[n].rate)
+        plane = rates[best]
+        listed = ", ".join(f"{n}: {own.rate:.0f}" for n, own in rates.items())
         how = (
             f"record_batch as fast as it goes, {storing.SHAPE} experts, fsync on, {size.seconds:.0f} s, {what}, server "
             f"and processes on the same {os.cpu_count()} cores; by processes {listed}; at {best} the cores are "
-            f"{busy:.0f} % busy and PostgreSQL's sessions wait for: {waits}"
+            f"{plane.busy:.0f} % busy and PostgreSQL's sessions wait for: {plane.waits} (ClientRead: for their process)"
         )
-        found.append(row(name, rate, "batches/s", how))
+        found.append(row(name, plane.rate, "batches/s", how))
+    costs = [plane.server_ms for plane in (*shared.values(), *apart.values())]
+    how = f"processor time of PostgreSQL alone in the runs of the two rows above, median; between {min(costs):.2g} and "
+    found.append(row("scale.server_ms_per_batch", median(costs), "ms", f"{how}{max(costs):.2g}"))
     return found

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.live import free_port
@@ -134,6 +135,13 @@ class Postgres:
     def url(self, name: str) -> str:
         """Return the SQLAlchemy URL of a database of this server."""
         return f"postgresql+psycopg://{USER}:{PASSWORD}@127.0.0.1:{self.port}/{name}"
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of the server and of all its sessions that are open."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        times = [process.cpu_times() for process in (server, *server.children(recursive=True))]
+        return sum(time.user + time.system for time in times)
 
     def execute(self, sql: str, database: str = "postgres") -> list[tuple[object, ...]]:
         """Run one statement outside a transaction and return its rows, if it has any."""

@@ -34,10 +34,9 @@ def test_rows_of_many_workers_are_shares_of_what_one_worker_does() -> None:
         ("scale.efficiency_2_workers", 0.975, None),
         ("scale.efficiency_4_workers", 0.925, True),
     ]
-    plane = scale._plane_rows(
-        {1: (50.0, 90.0, "running 90 %")}, {1: (60.0, 80.0, "x"), 2: (90.0, 99.0, "y")}, scale.Size()
-    )
-    assert [row["value"] for row in plane] == [90.0, 50.0]
+    few, many = scale.Plane(60.0, 80.0, 2.0, "x"), scale.Plane(90.0, 99.0, 3.0, "y")
+    plane = scale._plane_rows({1: scale.Plane(50.0, 90.0, 4.0, "z")}, {1: few, 2: many}, scale.Size())
+    assert [row["value"] for row in plane] == [90.0, 50.0, 3.0]
 
 
 def test_the_engine_that_sleeps_is_named_nowhere_in_the_product() -> None:
