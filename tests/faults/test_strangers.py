@@ -14,7 +14,7 @@ from backend.security import OPEN_PATHS
 from tests.backend import seeding
 from tests.backend.api.conftest import TOKEN
 from tests.backend.api.test_gate import addresses
-from tests.dashboard.test_gate import HTML, URL, behind_gate
+from tests.dashboard.test_dashboard_gate import HTML, URL, behind_gate
 
 NUMBERS = {"{batch_idx}": "0", "{layer}": "0", "{expert}": "0", "{step}": "1", "{n}": "0"}
 WRONG = [
