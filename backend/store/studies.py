@@ -105,7 +105,8 @@ def begin_wave(session: Session, study: t.Study, wave: int, since: str) -> list[
     """Make the runs of a wave that are not there, queue what is not queued, and return what is to be waited for.
 
     since: when the study was started or resumed last: what failed or was cancelled before that is resumed, what did
-    after it is left for `settle` to report. Raises what making a run raises.
+    after it is left for `settle` to report. Raises what making a run raises, and Conflict for a run that was cancelled
+    before any job of it was queued.
     """
     found = []
     own = {(c.role, c.arm, c.seed): c for c in children(session, study.id)}
@@ -123,7 +124,8 @@ def begin_wave(session: Session, study: t.Study, wave: int, since: str) -> list[
         elif (run.finished_at or "") < since:
             runs.restore(session, t.RUNS[child.kind], run.id)
             job = jobs.resume(session, child.kind, run.id)
-        assert job is not None
+        if job is None:  # it was cancelled while it waited for this study to begin
+            raise _unfinished(child, run)
         queue = queue_for(child.kind, jobs.engine_of(run))
         found.append(Due(child.n, job.id, child.kind, run.id, queue))
     count(session, study.id)
@@ -149,7 +151,11 @@ def settle(session: Session, study: t.Study, n: int, job_id: str) -> str:
     count(session, study.id)
     if run.status == "succeeded":
         return ""
-    raise Conflict(
+    raise _unfinished(child, run)
+
+
+def _unfinished(child: t.StudyRun, run: t.Run) -> Conflict:
+    return Conflict(
         f"The {child.kind} {run.name!r} ({run.id}) {'was' if run.status == 'cancelled' else 'has'} {run.status}"
         f"{': ' + run.error.rstrip('. ') if run.error else ''}. Resume this study to go on: what is done stays."
     )

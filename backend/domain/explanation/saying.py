@@ -11,6 +11,7 @@ _OUTCOMES = {
     "loss": "One epoch is complete, so no batch was visited twice and there is no fall. Looked at instead is the loss "
     "at the first visit, before the model learned from the batch: which batches were hard, not which did well.",
 }
+_TAKEN_OUT = {"fall": "first loss and place in the run foretell", "loss": "place in the run foretells"}
 _TO_COME = (
     "Once every batch was visited, the loss at the first visit is looked at: which batches were hard. Once every batch "
     "was visited twice, it is the fall from the first visit to the last: which did well."
@@ -53,9 +54,8 @@ def findings(found: Explanation) -> list[str]:
 def _finding(figure: Figure, outcome: str) -> str:
     way = "more" if figure.rho_beyond > 0 else "less"
     did = f"fell {way}" if outcome == "fall" else f"had {way} loss"
-    taken_out = "first loss and place in the run" if outcome == "fall" else "place in the run"
     return (
-        f"Batches with more of “{BY_KEY[figure.key].name}” {did} than their {taken_out} foretell (rank correlation "
+        f"Batches with more of “{BY_KEY[figure.key].name}” {did} than their {_TAKEN_OUT[outcome]} (rank correlation "
         f"{figure.rho_beyond:+.2f}, p over all features {figure.p_family_beyond:.2g})."
     )
 
@@ -66,9 +66,9 @@ def _unusual(found: Explanation) -> str:
         return f"Among fewer than {FEWEST} batches none is called unusual: any fit would follow each of them."
     named = found.batches[found.rests.unusual].tolist()
     if not named:
-        return "No batch is far from what its first loss and place in the run foretell."
+        return f"No batch is far from what its {_TAKEN_OUT[found.outcome]}."
     shown = ", ".join(map(str, named[:10])) + (", …" if len(named) > 10 else "")
-    return f"Far from what its first loss and place in the run foretell: batch {shown}. This is a rule, not a test."
+    return f"Far from what its {_TAKEN_OUT[found.outcome]}: batch {shown}. This is a rule, not a test."
 
 
 VERDICTS = {

@@ -21,6 +21,8 @@ from backend.domain.study.outcomes import ARMS, MEASURES, Arm, Measure, Outcome,
 
 METHOD = "study-1"
 ALPHA = 0.05
+_LARGEST = 1e100
+"""A model that fell apart can have a perplexity whose square is no number: its seed has none, rather than the study."""
 
 By = Mapping[Arm, Mapping[int, Outcome]]
 
@@ -53,12 +55,12 @@ def findings(
 
 
 def _measure(measure: Measure, by: By, seeds: Sequence[int], base: float | None) -> dict[str, Any]:
-    """Return one measure, over the seeds that have it in both arms."""
+    """Return one measure, over the seeds that have it in both arms. wider: the arm that scatters more, as tested."""
     values = {arm: [by[arm][seed].figures.get(measure.key) for seed in seeds] for arm in ARMS}
     pairs = [
         (seed, first, second)
         for seed, first, second in zip(seeds, values[Arm.PRESERVED], values[Arm.SHUFFLED], strict=True)
-        if first is not None and second is not None
+        if first is not None and second is not None and max(abs(first), abs(second)) < _LARGEST
     ]
     both = {
         Arm.PRESERVED: [first for _, first, _ in pairs],
@@ -76,7 +78,7 @@ def _measure(measure: Measure, by: By, seeds: Sequence[int], base: float | None)
         "seeds": [seed for seed, _, _ in pairs],
         "arms": {str(arm): {"values": both[arm]} | asdict(spread(both[arm])) for arm in ARMS},
         "level": asdict(spread(differences)) | {"values": differences} | _tested(sign_flip(differences)),
-        "spread": {"ratio": _ratio(both)} | _tested(scatter),
+        "spread": {"ratio": _ratio(both), "wider": _wider(scatter)} | _tested(scatter),
     }
 
 
@@ -84,6 +86,10 @@ def _scatter(both: Mapping[Arm, Sequence[float]]) -> Tested:
     if min(len(own) for own in both.values()) < 2:
         return untestable("at least two seeds are needed")
     return spread_test(*(np.array(both[arm], dtype=np.float64)[:, None] for arm in ARMS))
+
+
+def _wider(scatter: Tested) -> str | None:
+    return str(ARMS[scatter.statistic > 0]) if scatter.statistic else None
 
 
 def _ratio(both: Mapping[Arm, Sequence[float]]) -> float | None:
@@ -109,9 +115,7 @@ def maps(by: By, seeds: Sequence[int], base_map: NDArray[np.float64]) -> dict[st
     base = base_map[there]
     arms = {str(arm): _agreement(points[arm], base, seeds) for arm in ARMS}
     sizes = [arms[str(arm)]["mean_distance"] for arm in ARMS]
-    tested = (
-        spread_test(*points.values()) if n_cells and len(seeds) > 1 else untestable("at least two seeds are needed")
-    )
+    tested = spread_test(*points.values()) if n_cells else untestable("no expert has a risk_diff in every model")
     centres = [points[arm].mean(axis=0) for arm in ARMS]
     return {
         "n_experts": n_cells,

@@ -70,7 +70,7 @@ def scatter(measures: Sequence[Found], alpha: float) -> Verdict:
     shown = [one for one in tested if one["spread"]["p_holm"] <= alpha]
     if shown:
         said = [
-            f"{one['title'].lower()} scatters {'more' if (one['spread']['ratio'] or math.inf) > 1 else 'less'} when "
+            f"{one['title'].lower()} scatters {'more' if one['spread']['wider'] == 'shuffled' else 'less'} when "
             f"reshuffled (adjusted p = {p_value(one['spread']['p_holm'])})"
             for one in shown
         ]
@@ -81,7 +81,7 @@ def scatter(measures: Sequence[Found], alpha: float) -> Verdict:
         "not_shown",
         f"In none of {len(tested)} single figures could a difference in scatter between seeds be shown (smallest p "
         f"{p_value(lowest['spread']['p'])}, {lowest['title'].lower()}; adjusted for their number "
-        f"{p_value(lowest['spread']['p_holm'])}).",
+        f"{p_value(lowest['spread']['p_holm'])}).{_out_of_reach(tested, 'spread', alpha)}",
     )
 
 
@@ -101,18 +101,23 @@ def level(measures: Sequence[Found], alpha: float) -> Verdict:
         ]
         return Verdict("level", "shown", f"The arms differ in {listed(said)}.")
     lowest = min(tested, key=lambda one: one["level"]["p"])
-    smallest = min(one["level"]["smallest_p"] for one in tested)
-    n = max(one["n_seeds"] for one in tested)
     text = (
         f"No difference in level could be shown in {len(tested)} figures: smallest p {p_value(lowest['level']['p'])} "
-        f"({lowest['title'].lower()})."
+        f"({lowest['title'].lower()}).{_out_of_reach(tested, 'level', alpha)}"
     )
-    if smallest > alpha:
-        text += (
-            f" With {n} seeds the smallest attainable p is {p_value(smallest)}, so this test could not have shown one, "
-            "however large: read the intervals."
-        )
     return Verdict("level", "not_shown", text)
+
+
+def _out_of_reach(tested: Sequence[Found], kind: str, alpha: float) -> str:
+    """Say so where no difference, however large, could have been shown: by the seeds, or once adjusted (Holm)."""
+    smallest = min(one[kind]["smallest_p"] for one in tested)
+    if smallest * len(tested) <= alpha:
+        return ""
+    adjusted = f" ({p_value(min(1.0, smallest * len(tested)))} adjusted for {len(tested)})" if len(tested) > 1 else ""
+    return (
+        f" With {max(one['n_seeds'] for one in tested)} seeds the smallest attainable p is {p_value(smallest)}"
+        f"{adjusted}, so this test could not have shown one, however large: read the intervals."
+    )
 
 
 def effect(causal: Sequence[Found], alpha: float) -> Verdict:

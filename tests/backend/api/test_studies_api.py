@@ -172,6 +172,24 @@ def test_a_run_that_somebody_resumed_is_waited_for_further(api: Api, engine: Eng
         assert studies.settle(session, session.get_one(t.Study, id_), due.n, due.job_id) == resumed["job_id"]
 
 
+def test_a_run_cancelled_while_its_study_waits_is_named_and_taken_up_again(
+    api: Api, engine: Engine, body: dict[str, Any]
+) -> None:
+    id_ = api.post("/studies", 202, json=body | {"name": "Small"})["id"]
+    first = api.get(f"/studies/{id_}")["runs"][0]["id"]
+    api.post(f"/trainings/{first}/cancel")
+    api.call("DELETE", f"/trainings/{first}", 204)
+    with pytest.raises(Conflict, match=rf"'Small: preserved, seed 0' \({first}\) was cancelled\. Resume this study"):
+        playing.begin(engine, id_, 0)
+    with writing(engine) as session:
+        studies.stop(session, id_)
+        writes.finish(session, t.Study, id_, "failed", "so")
+    api.post(f"/studies/{id_}/resume", 202)
+    playing.play(engine, id_)
+    assert api.get(f"/trainings/{first}")["deleted_at"] is None
+    assert api.get(f"/studies/{id_}")["status"] == "succeeded"
+
+
 def test_a_job_that_ended_without_a_word_fails_its_run(api: Api, engine: Engine, body: dict[str, Any]) -> None:
     id_ = api.post("/studies", 202, json=body)["id"]
     due = playing.begin(engine, id_, 0)[0]

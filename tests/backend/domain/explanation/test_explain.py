@@ -4,6 +4,7 @@ import pytest
 from backend.domain.explanation.explain import FEWEST, Verdict, explain
 from backend.domain.explanation.features import FEATURES
 from backend.domain.explanation.outliers import LIMIT
+from backend.domain.explanation.saying import findings
 from backend.domain.explanation.visits import Visit, visits_of
 from tests.backend.domain.explanation.runs import run
 
@@ -61,6 +62,7 @@ def test_after_one_epoch_it_is_the_loss_of_the_first_visit_that_is_looked_at():
     assert not {"loss_first", "step_last"} & set(verdicts(found))
     assert found.reason is None
     assert verdicts(found)["prompt_tokens"] is Verdict.BEYOND  # hard batches have long prompts here
+    assert "first loss" not in " ".join(findings(found)), "it is what is looked at, and was not taken out"
 
 
 def test_an_epoch_that_is_not_complete_is_not_looked_at():

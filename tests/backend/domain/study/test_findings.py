@@ -142,3 +142,55 @@ def test_an_eta_weighs_runs_by_their_work_and_counts_from_the_restart(n_seeds: i
     assert eta_seconds(half, work, 10.0) == pytest.approx(expected, abs=0.05)
     restarted = [Part("training", 1.0, 1.0), Part("analysis", 0.5, 0.0)]
     assert eta_seconds(restarted, work, 10.0) == pytest.approx(10.0)
+
+
+def test_an_arm_whose_runs_are_all_the_same_is_the_one_that_scatters_less() -> None:
+    for scattered, way in ((Arm.PRESERVED, "less"), (Arm.SHUFFLED, "more")):
+        runs = [
+            outcome(arm, seed, [0.1 * seed, 0.0], choice_accuracy=0.5 + 0.01 * seed * (arm is scattered))
+            for arm in ARMS
+            for seed in range(6)
+        ]
+        scatter = said(findings(runs, {}, np.zeros(2)), "scatter")
+        assert scatter["tone"] == "shown"
+        assert f"multiple choice scatters {way} when reshuffled" in scatter["text"]
+
+
+def test_where_the_number_of_figures_puts_every_difference_out_of_reach_the_verdicts_say_so() -> None:
+    keys = ("final_loss", "refusal_unsafe", "refusal_safe", "perplexity", "drift", "set_change")
+    rng = np.random.default_rng(0)
+
+    def with_seeds(n: int) -> dict:
+        return findings(
+            [
+                outcome(arm, seed, rng.normal(size=4), **dict.fromkeys(keys, 100.0 * (arm is Arm.SHUFFLED) + seed))
+                for arm in ARMS
+                for seed in range(n)
+            ],
+            {},
+            np.zeros(4),
+        )
+
+    level = said(with_seeds(6), "level")
+    assert level["tone"] == "not_shown", "a difference as large as any: 6 figures times 0.031"
+    assert "smallest attainable p is 0.0312 (0.1875 adjusted for 6), so this test could not have shown" in level["text"]
+    assert said(with_seeds(8), "level")["tone"] == "shown"
+    assert "could not have shown" in said(with_seeds(4), "scatter")["text"], "6 times 2/70"
+    assert "could not have shown" not in said(with_seeds(6), "scatter")["text"]
+
+
+def test_a_model_that_fell_apart_costs_its_seed_and_not_the_study() -> None:
+    runs = [
+        outcome(arm, seed, [0.1 * seed], perplexity=1e304 if (arm, seed) == (Arm.SHUFFLED, 2) else 5.0 + seed)
+        for arm in ARMS
+        for seed in range(3)
+    ]
+    found = findings(runs, {}, np.zeros(1))
+    assert found["measures"][0]["seeds"] == [0, 1]
+    json.dumps(found, allow_nan=False)
+
+
+def test_maps_without_any_common_expert_are_not_blamed_on_the_seeds() -> None:
+    runs = [outcome(arm, seed, [np.nan]) for arm in ARMS for seed in range(3)]
+    text = said(findings(runs, {}, np.zeros(1)), "reproducibility")["text"]
+    assert "no expert has a risk_diff in every model" in text
