@@ -223,7 +223,7 @@ def services_up(settings: Settings, token: str, said: Callable[[str], None]) -> 
     finally:
         for one in reversed(running):
             said(f"stopping the {one.service.name}")
-            stop(one)
+            stop(one, settings.grace_seconds + STOP_SECONDS)
 
 
 def watch(running: Sequence[Running]) -> None:

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     models_dir: Path | None = None
     allow_hub: bool = False
     device: str = "auto"
+    grace_seconds: float = Field(default=15.0, ge=0, le=3600)
     log_format: Literal["auto", "text", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     judge_url: str = ""

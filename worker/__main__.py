@@ -11,7 +11,6 @@ import os
 import platform
 import signal
 import sqlite3
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +30,7 @@ from backend.store.migrate import reach, upgrade
 from worker import jobs, studies
 from worker.child import run_child
 from worker.heart import beat
+from worker.leaving import Leaving, hand_back
 from worker.memory import DeviceMemory
 
 log = logging.getLogger("routeprint.worker")
@@ -124,15 +124,15 @@ def describe(name: str, probed: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run until SIGTERM or SIGINT."""
+    """Run until SIGTERM or SIGINT; what is in hand is finished, and the rest handed back."""
     parser = argparse.ArgumentParser(prog="python -m worker", description=__doc__)
     parser.add_argument("--name", help="identity in the queue; keep it the same over restarts (default: <host>-<n>)")
     wanted = parser.parse_args().name
     settings = get_settings()
     logs.configure(settings.log_format, settings.log_level)
-    done = threading.Event()
+    leaving = Leaving(settings.grace_seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: done.set())
+        signal.signal(number, leaving.on_signal)
     try:
         upgrade(settings.tables_url)
     except (NotSupported, Unreachable) as error:
@@ -145,9 +145,10 @@ def main() -> None:
         start_queue(settings, name, row["engines"])
         log.info("worker %s takes jobs on %s (workflows: %s, %s)", name, row["device"], jobs.__name__, studies.__name__)
         try:
-            beat(settings, row, DeviceMemory(probed["gpu"]), done)
+            beat(settings, row, DeviceMemory(probed["gpu"]), leaving.done)
         finally:
             DBOS.destroy(workflow_completion_timeout_sec=0)
+        hand_back(settings, name)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from backend.domain.errors import RouteprintError
 from backend.domain.jobs import QUEUE_CPU, WORKFLOWS
 from backend.store.engine import is_away
 from worker.child import answer, die_with_parent
+from worker.pausing import Paused
 
 RUNS = {
     "training": "worker.tuning:run_training",
@@ -53,6 +54,8 @@ def main() -> int:
     die_with_parent()
     try:
         answer(result=run_stage(sys.argv[1], sys.argv[2:]))
+    except Paused:
+        answer(paused=True)
     except RouteprintError as error:
         answer(error=str(error))
         return 1

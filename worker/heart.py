@@ -54,7 +54,8 @@ def queue_of(before: str | None, kind: str | None) -> str:
     return WORKFLOWS[kind][1] if kind else QUEUE_GPU
 
 
-def _kinds_of(settings: Settings, ids: list[str]) -> dict[str, str]:
+def kinds_of(settings: Settings, ids: list[str]) -> dict[str, str]:
+    """Return {id: kind} of those ids that are jobs."""
     if not ids:
         return {}
     with reading(shared_engine(settings.tables_url)) as session:
@@ -68,7 +69,7 @@ def reap(settings: Settings) -> list[str]:
     if not dead or random.random() * n_alive > _LOOKERS:  # noqa: S311 - any few of many will do
         return []
     orphans = DBOS.list_workflows(status="PENDING", executor_id=dead, load_input=False, load_output=False)
-    kinds = _kinds_of(settings, [w.workflow_id for w in orphans])
+    kinds = kinds_of(settings, [w.workflow_id for w in orphans])
     for workflow in orphans:
         log.warning("taking over %s from dead worker %s", workflow.workflow_id, workflow.executor_id)
         DBOS.resume_workflow(

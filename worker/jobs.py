@@ -23,7 +23,7 @@ from backend.settings import get_settings
 from backend.store import fleet, statistics, writes
 from backend.store import tables as t
 from backend.store.engine import insist, reading, shared_engine
-from worker.child import DatabaseAway, run_child
+from worker.child import DatabaseAway, StagePaused, run_child
 from worker.windows import shards
 
 log = logging.getLogger("routeprint.worker")
@@ -152,6 +152,8 @@ async def _child(job_id: str, *args: str) -> Any:
     while True:
         try:
             return await run_child(*args, on_line=lambda line: _log(job_id, line, "output"))
+        except StagePaused:  # the worker ends: the step is not over, and whoever takes the workflow does it again
+            await asyncio.Event().wait()
         except DatabaseAway as error:
             log.warning("%s of %s goes on when the database is back: %s", args[0], job_id, str(error).split("\n")[0])
             await asyncio.sleep(_PAUSE_SECONDS)

@@ -21,9 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain.errors import InvalidInput, RouteprintError
+from worker import pausing
 from worker.child import die_with_parent
 
 _LAUNCHER = "launcher.json"
+PAUSE = "pause"
+"""File in the folder of answers: the processes end after the step in hand."""
+_LOOK_SECONDS = 0.5
 
 
 class ProcessesFailed(RouteprintError):
@@ -65,7 +69,7 @@ def launch(module: str, args: Sequence[str], n: int, folder: Path) -> Any:
     command = [sys.executable, "-m", "worker.launching", str(folder), *options, "-m", module, str(folder), *args]
     with subprocess.Popen(command, stdin=subprocess.PIPE, env=_environment(n)) as process:  # noqa: S603  # our own
         try:
-            code = process.wait()
+            code = _wait(process, folder)
         except BaseException:
             process.kill()
             raise
@@ -73,6 +77,17 @@ def launch(module: str, args: Sequence[str], n: int, folder: Path) -> Any:
         return _result(code, n, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], folder: Path) -> int:
+    """Return the exit status; a request to pause is handed on as a file, since they all read one standard input."""
+    while True:
+        if pausing.asked():
+            (folder / PAUSE).touch()
+        try:
+            return process.wait(_LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
 
 
 def _environment(n: int) -> dict[str, str]:

@@ -24,6 +24,7 @@ from backend.store.engine import insist, reading, shared_engine
 from worker.answering import answers_for, messages_of
 from worker.capture.engines import open_engine
 from worker.capture.protocol import CaptureEngine, EngineOptions, EngineRequest, SampleInput, Words
+from worker.pausing import leave_if_asked
 from worker.scanning import choose_device, environment
 from worker.windows import windows
 
@@ -102,7 +103,8 @@ def check_model(analysis: t.Analysis, words: Words) -> None:
 
 
 def still_wanted(engine: Engine, table: type[t.Run], id_: str) -> bool:
-    """Return False once a run was cancelled, finished by somebody else or deleted."""
+    """Return False once a run was cancelled, finished by somebody else or deleted. Raises Paused: the worker ends."""
+    leave_if_asked()
     query = select(table.status).where(table.id == id_, table.deleted_at.is_(None))
     return insist(engine, lambda session: session.scalar(query), reading) == "running"
 

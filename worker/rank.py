@@ -4,14 +4,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from worker import pausing
 from worker.child import die_with_parent
-from worker.launching import answer_rank
+from worker.launching import PAUSE, answer_rank
 
 
 def main() -> int:
     """Train as one of several; the answer, or the error in words, goes into the folder."""
     die_with_parent()
     folder, training_id, job_id = sys.argv[1:]
+    pausing.by_file(Path(folder) / PAUSE)
 
     def work() -> Any:
         from worker.tuning import train_together

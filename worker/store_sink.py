@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 from backend.store import tables as t
 from backend.store import tallies, writes
 from backend.store.engine import insist
+from worker import pausing
 from worker.measuring import still_wanted
 from worker.runs import StepRecord
 
@@ -30,8 +31,8 @@ class StoreSink:
         insist(self.engine, store)
 
     def should_stop(self) -> bool:
-        """Return True once the run was cancelled or deleted."""
-        return not still_wanted(self.engine, t.Training, self.training_id)
+        """Return True once the run was cancelled or deleted, or the worker ends."""
+        return pausing.asked() or not still_wanted(self.engine, t.Training, self.training_id)
 
     def log(self, message: str) -> None:
         """Append a line to the job's log."""

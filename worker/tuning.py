@@ -29,6 +29,7 @@ from worker.measuring import check_model, prompt_rows, still_wanted
 from worker.micro_batches import give_memory_back
 from worker.models import LoadedModel, inspect_model, load_model
 from worker.origin import origin_of
+from worker.pausing import leave_if_asked
 from worker.prompts import answer_is_cut, decode_answer, encode_answer
 from worker.runs import TrainingResult, TrainingRun
 from worker.scanning import choose_device, environment, model_row
@@ -76,7 +77,9 @@ def run_training(training_id: str, job_id: str) -> int:
         sink.log(f"training in {n} processes; process 0 writes the records and the checkpoints")
         answer = launch("worker.rank", [training_id, job_id], n, run.out_dir / _LAUNCH)
         result = TrainingResult.read(answer)
-    if not result.stopped:
+    if result.stopped:
+        leave_if_asked()
+    else:
         _keep(engine, settings, training, result)
     return result.n_steps
 
