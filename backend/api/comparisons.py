@@ -22,12 +22,13 @@ from backend.api.formats import (
 )
 from backend.api.idempotency import IdempotencyKey, Made, once
 from backend.api.pagination import Paged, listing
-from backend.api.schemas.common import Clean, Listing, RunnablePatch, Status
+from backend.api.schemas.common import Clean, Listing, RunnablePatch, Status, VerificationOut
 from backend.api.schemas.comparisons import ComparisonCreate, ComparisonDetailOut, ComparisonOut
 from backend.domain.errors import InvalidInput
 from backend.store import comparisons, jobs, runs
 from backend.store import tables as t
 from backend.store.paging import Page
+from backend.store.verify_runs import verify_comparison
 
 router = APIRouter(prefix="/comparisons", tags=["comparisons"], responses=PROBLEMS)
 
@@ -230,3 +231,10 @@ def cancel(here: Here, comparison_id: PathId) -> ComparisonOut:
 def resume(here: Here, comparison_id: PathId, idempotency_key: IdempotencyKey = None) -> Response:
     """Compute the intervals of a failed or cancelled comparison again."""
     return edge_runs.resume(here, t.Comparison, comparison_id, idempotency_key, show)
+
+
+@router.post("/{comparison_id}/verify")
+def verify(here: Here, comparison_id: PathId) -> VerificationOut:
+    """Check both sides of a comparison, and that its figures follow from them."""
+    with here.reading() as session:
+        return edge_runs.verification(verify_comparison(session, comparison_id))

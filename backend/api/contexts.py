@@ -16,7 +16,7 @@ from backend.api.formats import FILES, TableFormat, json_response, npy_response,
 from backend.api.idempotency import IdempotencyKey, Made, once
 from backend.api.pagination import Paged, listing
 from backend.api.risk import SiteName, find_place
-from backend.api.schemas.common import Listing, PoolWord, RunnablePatch, Status
+from backend.api.schemas.common import Listing, PoolWord, RunnablePatch, Status, VerificationOut
 from backend.api.schemas.context import (
     CoactivationOut,
     ContextCreate,
@@ -32,6 +32,7 @@ from backend.domain.vocabulary import LABELS, Label, Pool
 from backend.store import analyses, contexts, jobs, risks, runs
 from backend.store import tables as t
 from backend.store.paging import Page, slice_page
+from backend.store.verify_runs import verify_context
 
 router = APIRouter(tags=["experts in context"], responses=PROBLEMS)
 
@@ -235,3 +236,10 @@ def get_expert(
     return json_response(
         expert_body(context, own, sites[place], Pool(pool), top or context.params["top_tokens"], here_too)
     )
+
+
+@router.post("/context/{context_id}/verify")
+def verify(here: Here, context_id: PathId) -> VerificationOut:
+    """Check the analysis of a context run, and its sums over single tokens against the analysis' counts."""
+    with here.reading() as session:
+        return edge_runs.verification(verify_context(session, context_id))

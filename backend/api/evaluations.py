@@ -13,7 +13,7 @@ from backend.api.edge import PROBLEMS, Here, PathId, SmallIndex
 from backend.api.formats import json_response, table_response
 from backend.api.idempotency import IdempotencyKey, Made, json_answer, once
 from backend.api.pagination import Paged, listing
-from backend.api.schemas.common import MAX_INT, Clean, LabelWord, Listing, RunnablePatch, Status
+from backend.api.schemas.common import MAX_INT, Clean, LabelWord, Listing, RunnablePatch, Status, VerificationOut
 from backend.api.schemas.evaluations import (
     ArmOut,
     EvaluationAnswerOut,
@@ -31,6 +31,7 @@ from backend.domain.evaluation.refusal import PHRASE_JUDGE, PHRASES
 from backend.store import datasets, evaluation_results, evaluations, jobs, runs
 from backend.store import tables as t
 from backend.store.paging import Page
+from backend.store.verify_runs import verify_evaluation
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"], responses=PROBLEMS)
 
@@ -294,3 +295,10 @@ def get_overrules(here: Here, evaluation_id: PathId, page: Paged) -> Listing[Ove
         runs.get(session, t.Evaluation, evaluation_id)
         found = evaluations.overrules(session, evaluation_id, page.after(int), page.limit)
         return listing(found, lambda one: OverruleOut.model_validate(one, from_attributes=True))
+
+
+@router.post("/{evaluation_id}/verify")
+def verify(here: Here, evaluation_id: PathId) -> VerificationOut:
+    """Check the prompts, models, arms and verdicts of an evaluation, and what chose its experts."""
+    with here.reading() as session:
+        return edge_runs.verification(verify_evaluation(session, evaluation_id))

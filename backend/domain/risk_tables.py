@@ -76,8 +76,15 @@ class PublishedTable:
     @property
     def sha256(self) -> str:
         """Identity: the layers and the counts, however the file wrote them."""
-        arrays = [sha256_hex(np.ascontiguousarray(own, "<i8").tobytes()) for own in (self.counts, self.tokens)]
-        return digest({"layers": self.layers, "n_experts": self.n_experts, "counts": arrays[0], "tokens": arrays[1]})
+        return table_digest(self.layers, self.counts, self.tokens)
+
+
+def table_digest(layers: Sequence[int], counts: NDArray[Any], tokens: NDArray[Any]) -> str:
+    """Return the identity of a table. counts, tokens: [label, layer, expert]."""
+    arrays = [sha256_hex(np.ascontiguousarray(own, "<i8").tobytes()) for own in (counts, tokens)]
+    return digest(
+        {"layers": tuple(layers), "n_experts": int(counts.shape[2]), "counts": arrays[0], "tokens": arrays[1]}
+    )
 
 
 def rates_of(counts: NDArray[Any], tokens: NDArray[Any]) -> Matrix:

@@ -19,15 +19,20 @@ from backend.store.writes import sums_from_row
 
 
 def check_expert_set(session: Session, training: t.Training, analysis: t.Analysis) -> Iterator[None]:
-    """The expert set has the SHA-256 of its rule and its experts, and the rule chooses just these experts."""
+    """The training's expert set is whole, and one per batch is of the training's own batches."""
     if training.expert_set_id is None:
         return
     chosen = session.get_one(t.ExpertSet, training.expert_set_id)
+    if chosen.per_batch is not None:
+        same(f"expert set {chosen.id}, analysis", analysis.id, chosen.analysis_id)
+    yield from check_chosen(session, chosen)
+
+
+def check_chosen(session: Session, chosen: t.ExpertSet) -> Iterator[None]:
+    """An expert set has the SHA-256 of its rule and its experts, and the rule chooses just these experts."""
     source = session.get_one(t.Analysis, chosen.analysis_id)
     found = expert_set_digest(source.plan_digest, chosen.rule, chosen.experts, chosen.per_batch)
     same(f"expert set {chosen.id}", chosen.sha256, found)
-    if chosen.per_batch is not None:
-        same(f"expert set {chosen.id}, analysis", analysis.id, chosen.analysis_id)
     yield
     rule = SelectionRule.from_dict(chosen.rule)
     if rule.kind == "per_batch":

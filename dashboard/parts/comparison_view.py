@@ -9,7 +9,7 @@ from dashboard import address, charts, comparison_charts, data, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.data import Matrix
 from dashboard.heatmap import heatmap
-from dashboard.parts import comparison_tables, keeping, runs
+from dashboard.parts import comparison_tables, keeping, runs, verify
 from dashboard.plot import lines
 
 ROOMS = {"movers": "What moved most", "layers": "Drift per layer", "overlap": "Overlap of the top"}
@@ -61,6 +61,8 @@ def _body(api: Api, a: str, b: str) -> None:
     _figures(found, kept)
     _maps(api, found, kept)
     _rooms(api, found, kept)
+    if kept and kept["status"] == "succeeded":
+        verify.show(api, f"/comparisons/{kept['id']}")
 
 
 def _kept(api: Api, found: Json) -> Json | None:

@@ -9,7 +9,7 @@ import streamlit as st
 from dashboard import address, context_charts, data, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.heatmap import heatmap
-from dashboard.parts import context_tokens, expert_panel, runs
+from dashboard.parts import context_tokens, expert_panel, runs, verify
 from dashboard.parts.context_tokens import LABELS
 from dashboard.table import Column, Row, cell, table
 
@@ -43,6 +43,7 @@ def show(api: Api, analysis: Json) -> None:
         else:
             _add(api, run, chosen)
     context_tokens.pairs(api, analysis, run, label, chosen)
+    verify.show(api, f"/context/{run['id']}")
 
 
 # --- load

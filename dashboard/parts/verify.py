@@ -22,14 +22,17 @@ def show(api: Api, path: str) -> None:
     """Offer the check and show its last result in this session."""
     st.subheader("Provenance")
     if st.button(
-        "Verify the whole chain", icon=":material/verified:", help="Recomputes every digest from the stored rows."
+        "Verify the whole chain",
+        icon=":material/verified:",
+        help="Recomputes every digest from the stored rows.",
+        key=f"verify-button:{path}",
     ):
         with st.spinner("Recomputing every link from the stored rows …"):
             st.session_state[f"verify:{path}"] = api.post(f"{path}/verify")
     result: Json | None = st.session_state.get(f"verify:{path}")
     if result is None:
         ui.note(
-            "Recomputes prompt set, plan, batches, samples, routing and steps from what is stored, "
+            "Recomputes prompt set, plan, batches, samples, routing and what was made of them from what is stored, "
             "and names the first break."
         )
         return

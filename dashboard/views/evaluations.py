@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import address, effect_chart, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import evaluation_answers, evaluation_form, keeping, run_lists, runs
+from dashboard.parts import evaluation_answers, evaluation_form, keeping, run_lists, runs, verify
 from dashboard.plot import lines
 
 TITLES = {
@@ -77,6 +77,7 @@ def _one(api: Api, evaluation: Json) -> None:
         _what_not(evaluation)
         arms = api.get(f"/evaluations/{evaluation['id']}/arms")["items"]
         evaluation_answers.show(api, evaluation, arms)
+        verify.show(api, f"/evaluations/{evaluation['id']}")
     elif evaluation["status"] in words.UNFINISHED:
         ui.note("The first figures appear with the baseline.")
     _record(api, evaluation)
