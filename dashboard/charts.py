@@ -314,7 +314,7 @@ def _step_hover(s: Json, name: str, value: float | None) -> str:
     return f"step {s['step']} · epoch {s['epoch'] + 1} · {where}<br>{name} {words.number(value)}<br>{verified}"
 
 
-def loss_curve(steps: Sequence[Json]) -> Lines:
+def loss_curve(steps: Sequence[Json], *, preserved: bool = True) -> Lines:
     """Loss per step: all, safe, unsafe; each point leads to its step. A step that is not verified gets a cross."""
     x = [float(s["step"]) for s in steps]
     refs = [int(s["step"]) for s in steps]
@@ -345,7 +345,7 @@ def loss_curve(steps: Sequence[Json]) -> Lines:
             trace("loss", "all", "all", "circle"),
             *(marks if broken else ()),
         ),
-        x_title="step (one step = one analysis batch)",
+        x_title="step (one step = one analysis batch)" if preserved else "step (samples of several batches)",
         y_title="loss on answer tokens",
         label="Training loss per step for all, safe and unsafe prompts; a point opens its step",
         height=340,

@@ -22,7 +22,7 @@ def losses(names: Sequence[str], steps: Sequence[Sequence[Json]], key: str, *, e
         traces.append(Trace(x, [step[key] for step in own], f"series{number}", name, "lines", hover))
     return Lines(
         traces=tuple(traces),
-        x_title="epochs trained" if epochs else "step (one step = one analysis batch)",
+        x_title="epochs trained" if epochs else "step",
         y_title=f"loss, {LOSSES[key]}",
         label=f"Loss per {where}, {LOSSES[key]}, of {len(names)} trainings on one scale",
         height=360,

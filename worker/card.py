@@ -59,10 +59,11 @@ def _is_repo_id(text: str) -> bool:
 def _document(run: TrainingRun, seen: Seen, facts: Mapping[str, Any]) -> Document:
     whole = seen.n_steps >= run.n_steps
     what = "A trained model" if whole else f"A checkpoint after step {seen.n_steps} of {run.n_steps}"
+    step = "is one analysis batch" if run.preserve_batches else "mixes samples of several analysis batches"
     origin = run.origin
     return Document(
         title=_flat(origin.training_name) if origin else "A model trained with Routeprint",
-        subtitle=f"{what}. One optimizer step is one analysis batch.",
+        subtitle=f"{what}. One optimizer step {step}.",
         facts=(("training", Code(origin.training_id)),) if origin else (),
         abstract=(_verified(run, seen),),
         sections=(
@@ -111,8 +112,8 @@ def _origin(origin: Origin | None) -> tuple[Paragraph | Table, ...]:
         ("batch plan, SHA-256", Code(origin.plan_digest)),
         ("base model", Code(_flat(origin.base_model))),
         *((f"base model's {name}, SHA-256", Code(found) if found else "none") for name, found in origin.base_digests),
-        ("safe prompts learn", origin.targets[0]),
-        ("unsafe prompts learn", origin.targets[1]),
+        ("safe prompts learn", _target(origin.targets[0], "the base model's own answer")),
+        ("unsafe prompts learn", _target(origin.targets[1], "the refusal text")),
         ("frozen targets, SHA-256", Code(origin.target_digest) if origin.target_digest else "none"),
     ]
     if origin.expert_set is not None:
@@ -124,6 +125,12 @@ def _origin(origin: Origin | None) -> tuple[Paragraph | Table, ...]:
             ("expert set, chosen by", _flat(method)),
         ]
     return (_table("origin", "The chain", rows),)
+
+
+def _target(wanted: str, else_: str) -> str:
+    """Say what a label's prompts learn. wanted: as requested; else_: what default means without a given response."""
+    meant = {"given": "the given response", "model": "the base model's own answer", "refusal": "the refusal text"}
+    return f"the given response where there is one, else {else_}" if wanted == "default" else meant[wanted]
 
 
 def _learned(run: TrainingRun, facts: Mapping[str, Any]) -> tuple[Paragraph | Table, ...]:
@@ -165,9 +172,18 @@ def _selected(run: TrainingRun) -> str:
 
 def _settings(run: TrainingRun, facts: Mapping[str, Any]) -> list[tuple[Run, ...]]:
     versions = {"routeprint": version("routeprint"), **facts.get("versions", {})}
-    own: list[tuple[Run, ...]] = [(name.replace("_", " "), str(getattr(run, name))) for name in _SETTINGS]
+    own: list[tuple[Run, ...]] = [(name.replace("_", " "), _value(getattr(run, name))) for name in _SETTINGS]
+    if run.routers is not None:
+        own.append(("learning rate of the routers", _value(run.routers.learning_rate or run.learning_rate)))
     own += [(f"adapter {name}", str(value)) for name, value in (run.adapter.to_dict() if run.adapter else {}).items()]
     return [*own, *((f"{name} version", Code(str(found))) for name, found in sorted(versions.items()))]
+
+
+def _value(found: object) -> str:
+    """Say a setting in words a reader of no Python knows."""
+    return (
+        {True: "yes", False: "no", None: "not set"}[found] if found is None or isinstance(found, bool) else str(found)
+    )
 
 
 def _steps(run: TrainingRun, seen: Seen) -> list[tuple[Run, ...]]:

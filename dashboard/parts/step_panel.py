@@ -51,6 +51,7 @@ def _head(step: Json) -> None:
                 type="tertiary",
             )
     verified = {True: "verified", False: "NOT verified", None: "not checked"}[step["verified"]]
+    against = "no analysis batch" if step["batch_idx"] is None else "against the analysis"
     ui.facts(
         [
             ("loss", words.number(step["loss"]), f"{words.count(step['n_answer_tokens'])} answer tokens"),
@@ -60,7 +61,7 @@ def _head(step: Json) -> None:
             ("gradient norm", words.number(step["grad_norm"], 2), ""),
             ("learning rate", words.short_float(step["learning_rate"]), ""),
             ("took", words.duration(step["seconds"]), ""),
-            ("batch contents", verified, "against the analysis"),
+            ("batch contents", verified, against),
         ]
     )
     if step["verified"] is False:

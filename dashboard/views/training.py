@@ -21,7 +21,8 @@ from dashboard.parts import (
 from dashboard.plot import lines
 
 CURVES = {"loss": "Loss per step", "order": "Order of batches", "risk": "Loss against risk_diff"}
-ROOMS = {"batches": "Batches", "why": "Why?"}  # a run that did not preserve its batches has none to show
+ROOMS = {"batches": "Batches", "why": "Why?"}
+MIXED = {"loss": "Loss per step"}  # a run that did not preserve its batches: what else is shown is of batches
 
 
 def main() -> None:
@@ -57,6 +58,8 @@ def _list(api: Api) -> None:
 
 def _one(api: Api, training: Json) -> None:
     params = training["params"]
+    kept = params.get("preserve_batches", True)
+    of_steps = "of the steps done" if kept else "no batches kept"
     ui.page_title(training["name"])
     ui.heading(
         training["name"],
@@ -65,7 +68,7 @@ def _one(api: Api, training: Json) -> None:
         training["status"],
     )
     runs.follow("trainings", training, "steps")
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         address.link(
             f"Analysis: {ui.plain(training['analysis_name'])}",
             "analysis",
@@ -76,12 +79,8 @@ def _one(api: Api, training: Json) -> None:
     ui.facts(
         [
             ("steps", words.count(training["n_recorded"]), f"of {words.count(training['n_steps'])}"),
-            (
-                "verified",
-                words.count(training["n_verified"]) if params.get("preserve_batches", True) else "–",
-                "of the steps done",
-            ),
-            ("epochs", words.count(params["epochs"]), "each visits every batch once"),
+            ("verified", words.count(training["n_verified"]) if kept else "–", of_steps),
+            ("epochs", words.count(params["epochs"]), f"each visits every {'batch' if kept else 'sample'} once"),
             ("last loss", words.number(training["final_loss"]), ""),
             ("took", words.duration(words.between(training["started_at"], training["finished_at"])), ""),
             *([("processes", words.count(n), "share every batch")] if (n := _processes(training)) > 1 else []),
@@ -118,7 +117,7 @@ def _curve_and_step(api: Api, training: Json, steps: list[Json]) -> None:
     _strip(training, steps)
     preserved = training["params"].get("preserve_batches", True)
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
-        shown = ui.choice("Show", "curve", CURVES | (ROOMS if preserved else {}), resets=("after", "sort"))
+        shown = ui.choice("Show", "curve", CURVES | ROOMS if preserved else MIXED, resets=("after", "sort"))
         if shown in CURVES:
             ui.share(
                 f"/trainings/{training['id']}/steps",
@@ -137,9 +136,8 @@ def _curve_and_step(api: Api, training: Json, steps: list[Json]) -> None:
     if picked is not None:
         step_panel.show(api, training, picked)
     elif shown in CURVES:
-        ui.note(
-            "Click a point, or focus the plot and press the arrow keys, to see a step and the batch it was trained on."
-        )
+        what = "the batch it was trained on" if preserved else "the samples it was trained on"
+        ui.note(f"Click a point, or focus the plot and press the arrow keys, to see a step and {what}.")
 
 
 def _curve(api: Api, training: Json, steps: Sequence[Json], curve: str) -> None:
@@ -158,7 +156,7 @@ def _figure(api: Api, training: Json, steps: Sequence[Json], curve: str) -> char
     if curve == "risk":
         path = f"/analyses/{training['analysis_id']}/batches"
         return charts.loss_against_risk(steps, data.all_items(api, path, "trained"))
-    return charts.loss_curve(steps)
+    return charts.loss_curve(steps, preserved=training["params"].get("preserve_batches", True))
 
 
 def _strip(training: Json, steps: Sequence[Json]) -> None:
@@ -174,7 +172,10 @@ def _strip_words(steps: Sequence[Json], bad: Sequence[int], unchecked: int) -> s
     if bad:
         return f"Step {', '.join(map(str, bad[:5]))} did NOT hold the samples of its analysis batch."
     if unchecked == len(steps):
-        return "Batches were not preserved in this run (the baseline), so there is nothing to verify."
+        return (
+            "Batches were not preserved in this run (the baseline): a step mixes samples of several batches, so there "
+            "is nothing to verify, and no batch has a loss of its own."
+        )
     n = words.plural(len(steps), "step")
     return f"Every one of the {n} so far held exactly the samples of its analysis batch, in order."
 

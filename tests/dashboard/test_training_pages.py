@@ -78,7 +78,9 @@ def test_a_run_without_batches_offers_no_rooms_for_them(own: tuple[Backdrop, str
     mixed = backdrop.train(analysis, mode="full", preserve_batches=False, unfinished=True, name="Mixed")
     at = open_page(backdrop.url, "/training", id=mixed, curve="why")
     shown = next(c for c in at.get("button_group") if c.proto.label == "Show")
-    assert len(shown.proto.options) == 3
+    assert [option.content for option in shown.proto.options] == ["Loss per step"]
+    assert "each visits every sample once" in words(at)
+    assert "one analysis batch" not in plots(at)[0]["x_title"]
 
 
 def test_a_run_in_its_first_epoch_says_what_is_missing(own: tuple[Backdrop, str], open_page: Open) -> None:

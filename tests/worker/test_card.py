@@ -84,6 +84,10 @@ def test_a_card_states_the_chain_the_settings_what_learned_and_what_was_seen(tmp
         "| layer | experts |\n| --- | --- |\n| 0 | 1 |\n| 1 | 0, 3 |",
         "| learning rate | 0.01 |",
         "| seed | 0 |",
+        "| preserve batches | yes |",
+        "| micro batch size | not set |",
+        "| safe prompts learn | the given response where there is one, else the base model's own answer |",
+        "| unsafe prompts learn | the refusal text |",
         "| steps verified | 3 |",
         "| loss of the first step | 1.5 |",
         "| lowest loss | 1.25, in step 3 |",
@@ -129,6 +133,18 @@ def test_a_card_says_how_an_adapter_was_made(tmp_path):
     text = (tmp_path / CARD).read_text()
     assert "| adapter rank | 4 |" in text
     assert "| adapter alpha | 8.0 |" in text
+
+
+def test_a_card_says_how_fast_the_routers_learned(tmp_path):
+    write_card(tmp_path, tiny_run(Path("model"), tmp_path, routers={"learning_rate": None}), Seen(), {})
+    assert "| learning rate of the routers | 0.01 |" in (tmp_path / CARD).read_text()
+
+
+def test_the_card_of_a_run_that_mixed_its_samples_does_not_call_a_step_a_batch(tmp_path):
+    write_card(tmp_path, tiny_run(Path("model"), tmp_path, preserve_batches=False), Seen(), {})
+    text = (tmp_path / CARD).read_text()
+    assert "One optimizer step is one analysis batch" not in text
+    assert "mixes samples of several analysis batches" in text
 
 
 def test_a_model_id_that_is_no_repository_s_name_stays_out_of_base_model(tmp_path):

@@ -159,7 +159,9 @@ def test_the_reshuffled_baseline_has_no_batches_but_keeps_where_its_samples_came
     assert sorted((x["batch_idx"], x["in_batch_idx"]) for s in steps[:3] for x in s.samples) == [
         (b, i) for b in range(3) for i in range(8)
     ]
-    assert broken(training_links(study, training)) == []
+    links = training_links(study, training)
+    assert broken(links) == []
+    assert not [link.name for link in links if "its analysis batch" in link.name or "every batch" in link.name]
 
 
 def test_a_finished_training_that_runs_again_changes_nothing(study: Study) -> None:

@@ -49,7 +49,7 @@ def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, flo
     rate = successes / n
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(rate, max(0.0, centre - half)), max(rate, min(1.0, centre + half))  # rounding: 0 of n is inside
 
 
 def newcombe(both: float, first: float, second: float, neither: float) -> tuple[float, float]:

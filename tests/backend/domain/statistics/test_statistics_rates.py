@@ -23,6 +23,12 @@ def test_wilsons_interval_has_its_published_values(k: int, n: int, low: float, h
     assert wilson(k, n) == (pytest.approx(low, abs=5e-5), pytest.approx(high, abs=5e-5))
 
 
+@pytest.mark.parametrize("n", [1, 3, 10, 29, 97])
+def test_a_rate_of_none_or_of_all_lies_in_its_interval(n: int) -> None:
+    assert wilson(0, n)[0] == 0
+    assert wilson(n, n)[1] == 1
+
+
 def test_newcombes_paired_interval_has_its_published_value() -> None:
     assert newcombe(36, 12, 2, 0) == (pytest.approx(0.0569, abs=5e-5), pytest.approx(0.3404, abs=5e-5))
 
