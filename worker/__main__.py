@@ -13,6 +13,7 @@ import signal
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from backend.domain.errors import NotSupported, Unreachable
 from backend.domain.jobs import APP_NAME, APP_VERSION, QUEUE_CONTROL, QUEUE_CPU, QUEUE_OF_ENGINE, QUEUE_STUDIES
 from backend.settings import Settings, get_settings
 from backend.store import fleet
-from backend.store.engine import make_engine, reading, shared_engine, writing
+from backend.store.engine import insist, make_engine, reading, shared_engine
 from backend.store.migrate import reach, upgrade
 from worker import jobs, studies
 from worker.child import run_child
@@ -140,8 +141,7 @@ def main() -> None:
     with own_name(settings, wanted) as name:
         probed = asyncio.run(run_child("scan"))
         row = describe(name, probed)
-        with writing(shared_engine(settings.tables_url)) as session:
-            fleet.heartbeat(session, row)
+        insist(shared_engine(settings.tables_url), partial(fleet.heartbeat, row=row))
         start_queue(settings, name, row["engines"])
         log.info("worker %s takes jobs on %s (workflows: %s, %s)", name, row["device"], jobs.__name__, studies.__name__)
         try:

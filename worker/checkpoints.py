@@ -7,6 +7,7 @@ not match its manifest, and is passed over. Not covered: what stands in the file
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
 from backend.domain.canonical import canonical_json, sha256_hex
 from backend.domain.errors import Conflict
+from worker import fence
 from worker.models import sha256_file
 
 MANIFEST = "manifest.json"
@@ -25,7 +28,8 @@ FORMAT = 3
 """Of checkpoints: 3 holds optimizer, schedule and random state as safetensors and JSON; up to 2 they were pickled."""
 _STAGING = ".staging-"
 _CHECKPOINT = "checkpoint-"
-_LOCK = ".lock"
+_LOCK, _HOLDER = ".lock", ".holder"
+_END_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class Manifest:
 def locked(out_dir: Path, patience: float = 0.0) -> Iterator[None]:
     """Hold a run's folder for this process; the system lets go of it if the process dies.
 
+    A process that this one took over from (fence.py) and that still holds it, frozen as it is, is ended.
     Raises Conflict if another one holds it for longer than `patience` seconds.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
@@ -48,11 +53,32 @@ def locked(out_dir: Path, patience: float = 0.0) -> Iterator[None]:
     try:
         lock.acquire(timeout=patience)
     except Timeout:
-        raise Conflict(f"another process is training in {out_dir.name}: wait for it to end.") from None
+        if not fence.own() or not _end_holder(out_dir / _HOLDER):
+            raise Conflict(f"another process is training in {out_dir.name}: wait for it to end.") from None
+        lock.acquire(timeout=_END_SECONDS)
     try:
+        (out_dir / _HOLDER).write_text(json.dumps(_identity(psutil.Process())))
         yield
     finally:
         lock.release()
+
+
+def _identity(process: psutil.Process) -> list[Any]:
+    """Return what names a process among all of all machines and times."""
+    return [platform.node(), process.pid, process.create_time()]
+
+
+def _end_holder(path: Path) -> bool:
+    """End the process that wrote this file, if it is one of this machine and not this one; False if it is not."""
+    try:
+        host, pid, created = json.loads(path.read_text())
+        process = psutil.Process(pid)
+        if pid == os.getpid() or _identity(process) != [host, pid, created]:
+            return False
+        process.kill()
+    except (OSError, ValueError, TypeError, psutil.Error):
+        return False
+    return True
 
 
 def staging_dir(out_dir: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The child process: `python -m worker.engine STAGE ARGS`. Does one stage, answers, ends.
+"""The child process: `python -m worker.engine [FENCE] STAGE ARGS`. Does one stage, answers, ends.
 
 Stages: scan · measure ANALYSIS FIRST STOP JOB · training TRAINING JOB · statistics STATISTICS JOB ·
 comparison COMPARISON JOB · context CONTEXT JOB · evaluation EVALUATION JOB · study STUDY JOB.
@@ -12,9 +12,12 @@ from pkgutil import resolve_name
 
 from backend.domain.errors import RouteprintError
 from backend.domain.jobs import QUEUE_CPU, WORKFLOWS
-from backend.store.engine import is_away
+from backend.settings import get_settings
+from backend.store.engine import is_away, is_full
+from worker import fence
 from worker.child import answer, die_with_parent
 from worker.pausing import Paused
+from worker.space import no_space
 
 RUNS = {
     "training": "worker.tuning:run_training",
@@ -53,16 +56,24 @@ def main() -> int:
     """Run one stage; errors meant for users go back as their message, all others with their traceback."""
     die_with_parent()
     try:
-        answer(result=run_stage(sys.argv[1], sys.argv[2:]))
+        stage, *args = fence.put_up(sys.argv[1:])
+        answer(result=run_stage(stage, args))
     except Paused:
         answer(paused=True)
-    except RouteprintError as error:
-        answer(error=str(error))
-        return 1
     except Exception as error:
-        answer(error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}", away=is_away(error))
-        return 1
+        if is_full(error):
+            answer(error=no_space(get_settings()))
+            return 1
+        return _failed(error)
     return 0
+
+
+def _failed(error: Exception) -> int:
+    if isinstance(error, RouteprintError):
+        answer(error=str(error))
+    else:
+        answer(error=f"{type(error).__name__}: {error}\n{traceback.format_exc()}", away=is_away(error))
+    return 1
 
 
 if __name__ == "__main__":

@@ -8,12 +8,14 @@ already.
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 from dbos import DBOS, SetEnqueueOptions, SetWorkflowID
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from backend import logs
@@ -22,15 +24,17 @@ from backend.domain.jobs import PRIORITY, QUEUE_GPU, QUEUE_OF_ENGINE, RUN_ANALYS
 from backend.settings import get_settings
 from backend.store import fleet, statistics, writes
 from backend.store import tables as t
-from backend.store.engine import insist, reading, shared_engine
+from backend.store.engine import PATIENCE_SECONDS, insist, is_full, reading, shared_engine
+from worker import fence
 from worker.child import DatabaseAway, StagePaused, run_child
+from worker.space import no_space
 from worker.windows import shards
 
 log = logging.getLogger("routeprint.worker")
 
 T = TypeVar("T")
 
-DEATHS = 5
+DEATHS = 3
 """Work whose worker died this often without having got any further is parked as failed: it may be what kills them."""
 HANDED_ON = 1000
 """How often a workflow is taken up again by the queue; what it does in between is counted by us."""
@@ -46,8 +50,19 @@ def look(work: Callable[[Session], T]) -> T:
 
 
 def write(work: Callable[[Session], T]) -> T:
-    """Write to the tables in one transaction, waiting for a database that is away; `work` may run twice."""
-    return insist(shared_engine(get_settings().tables_url), work)
+    """Write to the tables in one transaction, waiting for a database that is away; `work` may run twice.
+
+    A disk that is full is waited for as well: how a job ended must not be lost for it.
+    """
+    begun = time.monotonic()
+    while True:
+        try:
+            return insist(shared_engine(get_settings().tables_url), work)
+        except OperationalError as error:
+            if not is_full(error) or time.monotonic() - begun > PATIENCE_SECONDS:
+                raise
+            log.error("%s", no_space(get_settings()))
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _queue_of(analysis_id: str) -> str:
@@ -95,9 +110,9 @@ async def begin_analysis(job_id: str, analysis_id: str) -> list[list[int]]:
     return write(note)
 
 
-def _begun(session: Session, work: str, mark: str) -> None:
+def _begun(session: Session, work: str, mark: str, token: str) -> None:
     """Count how often this work was begun without having got further since. Raises RuntimeError when it is enough."""
-    times = fleet.begun(session, work, mark)
+    times = fleet.begun(session, work, mark, token)
     if times > DEATHS:
         raise RuntimeError(
             f"Given up: its worker died {DEATHS} times in a row before anything more was done. Its machine may have "
@@ -108,35 +123,38 @@ def _begun(session: Session, work: str, mark: str) -> None:
 @DBOS.step(preemptible=True)
 async def measure(job_id: str, analysis_id: str, first: int, stop: int) -> int:
     """Measure the batches [first, stop) that are not stored yet, in a child process."""
+    work, token = f"{job_id} {first}", t.new_id("turn")
 
     def note(session: Session) -> None:
         stored = writes.measured_batches(session, analysis_id, first, stop)
-        _begun(session, f"{job_id} {first}", str(len(stored)))
+        _begun(session, work, str(len(stored)), token)
         writes.log(session, job_id, f"{_executor()} takes batches {first} to {stop - 1}")
 
     async with _gpu_slot:
         write(note)
-        done = int(await _child(job_id, "measure", analysis_id, str(first), str(stop), job_id))
-    write(partial(fleet.over, work=f"{job_id} {first}"))
+        inside = fence.arguments(work, token)
+        done = int(await _child(job_id, *inside, "measure", analysis_id, str(first), str(stop), job_id))
+    write(partial(fleet.over, work=work, token=token))
     return done
 
 
 @DBOS.step(preemptible=True)
 async def do_stage(job_id: str, kind: str, id_: str) -> Any:
     """Do the one stage of a run in a child process: `python -m worker.engine KIND ID JOB`."""
+    token = t.new_id("turn")
 
     def note(session: Session) -> bool:
         if not begin(session, t.RUNS[kind], id_, job_id):
             return False
         run = session.get_one(t.RUNS[kind], id_)
-        _begun(session, job_id, f"{run.stage} {run.done}")
+        _begun(session, job_id, f"{run.stage} {run.done}", token)
         return True
 
     async with _gpu_slot if WORKFLOWS[kind][1] == QUEUE_GPU else nullcontext():
         if not write(note):
             return None
-        found = await _child(job_id, kind, id_, job_id)
-    write(partial(fleet.over, work=job_id))
+        found = await _child(job_id, *fence.arguments(job_id, token), kind, id_, job_id)
+    write(partial(fleet.over, work=job_id, token=token))
     return found
 
 
@@ -155,7 +173,9 @@ async def _child(job_id: str, *args: str) -> Any:
         except StagePaused:  # the worker ends: the step is not over, and whoever takes the workflow does it again
             await asyncio.Event().wait()
         except DatabaseAway as error:
-            log.warning("%s of %s goes on when the database is back: %s", args[0], job_id, str(error).split("\n")[0])
+            log.warning(
+                "%s for %s goes on when the database is back: %s", " ".join(args), job_id, str(error).split("\n")[0]
+            )
             await asyncio.sleep(_PAUSE_SECONDS)
         except RuntimeError as error:
             raise RuntimeError(str(error)) from None
@@ -239,4 +259,6 @@ async def run_scan(job_id: str, _subject_id: str) -> None:
 
 def words(error: Exception) -> str:
     """Return what an error says, or its name if it says nothing."""
+    if isinstance(error, OperationalError) and is_full(error):  # the queue's own, on the same disk
+        return no_space(get_settings())
     return str(error) or type(error).__name__

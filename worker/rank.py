@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from worker import pausing
+from worker import fence, pausing
 from worker.child import die_with_parent
 from worker.launching import PAUSE, answer_rank
 
@@ -12,7 +12,8 @@ from worker.launching import PAUSE, answer_rank
 def main() -> int:
     """Train as one of several; the answer, or the error in words, goes into the folder."""
     die_with_parent()
-    folder, training_id, job_id = sys.argv[1:]
+    folder, *rest = sys.argv[1:]
+    training_id, job_id = fence.put_up(rest)
     pausing.by_file(Path(folder) / PAUSE)
 
     def work() -> Any:

@@ -21,6 +21,7 @@ from backend.store import tables as t
 from backend.store.checks import domain_row
 from backend.store.checks_training import frozen_digest
 from backend.store.engine import reading, shared_engine, writing
+from worker import fence
 from worker.adapters import ADAPTER_DIR, Adapter
 from worker.capture.generation import generate_answers
 from worker.examples import TrainBatch, TrainExample
@@ -75,7 +76,7 @@ def run_training(training_id: str, job_id: str) -> int:
     else:
         give_memory_back()  # of the model that wrote the targets
         sink.log(f"training in {n} processes; process 0 writes the records and the checkpoints")
-        answer = launch("worker.rank", [training_id, job_id], n, run.out_dir / _LAUNCH)
+        answer = launch("worker.rank", [*fence.own(), training_id, job_id], n, run.out_dir / _LAUNCH)
         result = TrainingResult.read(answer)
     if result.stopped:
         leave_if_asked()

@@ -8,6 +8,7 @@ RouteprintError
   NotSupported          the model or request is understood and refused, by name
   NotFound              no such thing
   Conflict              the thing exists but is in the wrong state
+    TakenOver           another worker does this work now
   NoTokens              a rate was asked for where no token was counted
   Unreachable           the database server does not answer
   ProvenanceBroken      a link of the chain does not hold: the run stops
@@ -72,6 +73,14 @@ class NotFound(RouteprintError):
 
 class Conflict(RouteprintError):
     """The thing exists but is in the wrong state for this request."""
+
+
+class TakenOver(Conflict):
+    """Another worker does this work now, or it is over: what was about to be written was not."""
+
+    def __init__(self, work: str) -> None:
+        self.work = work
+        super().__init__(f"{work} was taken over by another worker, or has ended: nothing more is written here.")
 
 
 class NoTokens(RouteprintError):

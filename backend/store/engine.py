@@ -7,6 +7,7 @@ transaction that commits or leaves nothing. A server may go away and come back: 
 
 import logging
 import random
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -79,6 +80,14 @@ def _server_engine(url: URL) -> Engine:
         ) from None
 
 
+_guards: list[Callable[[Session], None]] = []
+
+
+def guard(check: Callable[[Session], None]) -> None:
+    """Have every transaction that `writing` opens in this process checked before it lands; what is raised undoes it."""
+    _guards.append(check)
+
+
 @lru_cache(maxsize=8)
 def shared_engine(url: str) -> Engine:
     """Return one engine per URL and process."""
@@ -100,15 +109,31 @@ def writing(engine: Engine) -> Iterator[Session]:
     bound = engine.execution_options(**{_IMMEDIATE: True})
     with Session(bound, expire_on_commit=False) as session, session.begin():
         yield session
+        for check in _guards:
+            check(session)
 
 
 def is_away(error: BaseException) -> bool:
-    """Tell whether the database server went away or could not be reached: the same work may go well later."""
+    """Tell whether the database server went away or could not be reached: the same work may go well later.
+
+    So it may where SQLite's file stayed locked, by a process that was frozen in the middle of a transaction say.
+    """
     if not isinstance(error, DBAPIError):
         return False
+    if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+        return True
     state = getattr(error.orig, "sqlstate", "")  # SQLite's errors have none
     unreached = isinstance(error, OperationalError) and (state is None or state.startswith(_AWAY))
     return error.connection_invalidated or unreached
+
+
+_FULL = ("database or disk is full", "no space left on device", "disk quota exceeded")
+"""What SQLite, the system and libraries say that hide its error number."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether a disk is full: nothing is wrong with the work, and it goes on when there is space."""
+    return any(words in str(error).lower() for words in _FULL)
 
 
 Opening = Callable[[Engine], AbstractContextManager[Session]]

@@ -522,6 +522,7 @@ class Attempt(Base):
     work: Mapped[str] = mapped_column(String(100), primary_key=True)  # a shard or a run of one stage, by its name
     mark: Mapped[str] = mapped_column(String(80))  # what was done when it was begun last
     n: Mapped[int]
+    token: Mapped[str] = mapped_column(String(40), server_default="")  # of the beginning that may write
 
 
 class Tally(Base):

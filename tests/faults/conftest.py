@@ -12,6 +12,7 @@ import pytest
 from tests.backend.api.conftest import api, client, empty_home, engine, settings
 from tests.faults import record
 from tests.faults.record import Case
+from tests.faults.services import Calm, make_calm
 
 __all__ = ["api", "client", "empty_home", "engine", "settings"]  # the API in this process, as its own tests have it
 
@@ -33,6 +34,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent in item.path.parents:
             item.add_marker("faults")
             item.add_marker("slow")
+
+
+@pytest.fixture(scope="session")
+def calm(tmp_path_factory: pytest.TempPathFactory) -> Calm:
+    """Return an analysis and a training that nothing disturbed: what all others are compared with."""
+    return make_calm(tmp_path_factory.mktemp("calm"))
 
 
 @pytest.fixture

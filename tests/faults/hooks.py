@@ -1,0 +1,118 @@
+"""Faults inside a service: a stage that is slow, runs out of memory or kills its worker. Steered by files in a folder.
+
+No setting of the product leads here: a service has these only where `startup` stands on its PYTHONPATH (`environment`
+below), which makes every process of it import this file.
+"""
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+_FOLDER = "ROUTEPRINT_TEST_FAULTS"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Return what a service's environment needs to be steered by the files of this folder."""
+    here = Path(__file__).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    return {"PYTHONPATH": os.pathsep.join([str(here / "startup"), str(here.parents[1])]), _FOLDER: str(folder)}
+
+
+def _said(name: str) -> float:
+    """Return the number in one of the files; 0 where there is none."""
+    try:
+        return float((Path(os.environ[_FOLDER]) / name).read_text())
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _slow(module: ModuleType) -> None:
+    """`pause`: seconds that every stored batch and step takes longer, outside its transaction."""
+    insist = module.insist  # type: ignore[attr-defined]
+
+    def slower(*args: Any, **kwargs: Any) -> Any:
+        found = insist(*args, **kwargs)
+        if getattr(getattr(args[1], "func", None), "__name__", "") in ("record_batch", "record_step"):
+            time.sleep(_said("pause"))
+        return found
+
+    module.insist = slower  # type: ignore[attr-defined]
+
+
+def _scarce(module: ModuleType) -> None:
+    """`rows`: memory for so many rows in a forward of a training; more, and the allocator's error is raised."""
+    import torch
+
+    build = module.build_trainer  # type: ignore[attr-defined]
+
+    def build_scarce(*args: Any, **kwargs: Any) -> Any:
+        trainer = build(*args, **kwargs)
+
+        def look(model: Any, _args: Any, given: dict[str, Any]) -> None:
+            if (rows := _said("rows")) and model.training and len(given["input_ids"]) > rows:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        trainer.model.register_forward_pre_hook(look, with_kwargs=True)
+        return trainer
+
+    module.build_trainer = build_scarce  # type: ignore[attr-defined]
+
+
+def _deadly(module: ModuleType) -> None:
+    """`deadly`: a training kills its worker, and with it itself, before its first step."""
+    run = module.run_training  # type: ignore[attr-defined]
+
+    def run_deadly(*args: Any) -> Any:
+        if _said("deadly"):
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)  # what watches the parent ends this process
+        return run(*args)
+
+    module.run_training = run_deadly  # type: ignore[attr-defined]
+
+
+AFTER: dict[str, Callable[[ModuleType], None]] = {
+    "worker.measuring": _slow,
+    "worker.store_sink": _slow,
+    "worker.training": _scarce,
+    "worker.tuning": _deadly,
+}
+
+
+class _After(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Lets a module be made as always, then changes it."""
+
+    def __init__(self, name: str, change: Callable[[ModuleType], None]) -> None:
+        self.name, self.change = name, change
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name != self.name:
+            return None
+        sys.meta_path.remove(self)
+        found = importlib.util.find_spec(name)
+        assert found is not None
+        self.real = found.loader
+        return importlib.util.spec_from_loader(name, self, origin=found.origin)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert self.real is not None
+        self.real.exec_module(module)
+        self.change(module)
+
+
+def install() -> None:
+    """Have these faults in this process from now on."""
+    if _FOLDER in os.environ:
+        for name, change in AFTER.items():
+            sys.meta_path.insert(0, _After(name, change))

@@ -1,0 +1,3 @@
+from tests.faults import hooks
+
+hooks.install()
