@@ -1,4 +1,4 @@
-"""Many workers on PostgreSQL, while workers are killed and the server crashes: the tables of one worker, undisturbed."""
+"""Many workers on PostgreSQL, some killed, and the server crashed: the tables of one worker that nothing disturbed."""
 
 import time
 from collections import Counter
