@@ -9,22 +9,22 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx
 import psutil
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
+from backend.checked import Check
+from backend.doctor_more import check_gpu, check_room, check_schema
 from backend.domain.errors import NotSupported
 from backend.services import answers_as_routeprint, local_api_url, port_taken, services_of
 from backend.settings import Settings
 from backend.store.engine import make_engine
 
-State = Literal["ok", "warning", "wrong"]
 LOW_DISK_BYTES = 2_000_000_000
 _PARTS = {
     "backend": ("fastapi", "dbos", "sqlalchemy", "pyarrow"),
@@ -32,16 +32,6 @@ _PARTS = {
     "dashboard": ("streamlit", "plotly"),
 }
 _NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "fuse.sshfs", "afs", "ceph", "glusterfs", "lustre", "beegfs")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing looked at. `todo` is empty where nothing need be done."""
-
-    name: str
-    state: State
-    found: str
-    todo: str = ""
 
 
 def has_wal_reset_bug(sqlite: tuple[int, int, int]) -> bool:
@@ -226,7 +216,10 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_token,
     check_ports,
     check_databases,
+    check_schema,
     check_workers,
+    check_gpu,
+    check_room,
 )
 
 

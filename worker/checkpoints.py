@@ -174,7 +174,7 @@ def newest_checkpoint(out_dir: Path, run: str, log: Callable[[str], None]) -> Pa
 
 def tidy(out_dir: Path, keep: int) -> None:
     """Remove half-written folders and all but the newest `keep` checkpoints."""
-    for folder in [*out_dir.glob(f"{_STAGING}*"), *_checkpoints(out_dir)[:-keep]]:
+    for folder in [*out_dir.glob(f"{_STAGING}*"), *_checkpoints(out_dir)[: -keep or None]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 

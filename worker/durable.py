@@ -18,6 +18,7 @@ from worker.sharding import is_sharded, load_whole_state, whole_state
 from worker.state_files import random_state, read_state, restore_random_state, write_state
 
 KEPT_CHECKPOINTS = 2
+"""At least so many while a run goes on: the newest may turn out damaged."""
 
 
 class DurableTrainer(Trainer):
@@ -26,12 +27,14 @@ class DurableTrainer(Trainer):
     checkpoint_extras: writes what else a checkpoint holds, a tokenizer say, into its folder. ranks: the processes that
     train together; the first writes weights and optimizer, each its own random state, and only then is it published.
     adapted: where only an adapter learns, a checkpoint holds no other weights; the model's come from its own folder.
+    kept_checkpoints: how many of the newest stay, at least two while it trains.
     """
 
     ranks: Ranks = Ranks()
     checkpoint_extras: Callable[[Path], None] | None = None
     checkpoint_facts: Mapping[str, Any] = {}
     adapted: AdaptedExperts | None = None
+    kept_checkpoints: int = KEPT_CHECKPOINTS
     _staged: Path | None = None
     _whole: dict[str, Tensor] | None = None
 
@@ -39,7 +42,7 @@ class DurableTrainer(Trainer):
         return str(self._staged or self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Fill a temporary folder the stock way, then publish it and keep the newest two."""
+        """Fill a temporary folder the stock way, then publish it and keep the newest ones."""
         out_dir, step = Path(str(self.args.output_dir)), self.state.global_step
         target = checkpoint_dir(out_dir, step)
         if self.ranks.first:
@@ -52,7 +55,7 @@ class DurableTrainer(Trainer):
             if self.ranks.first:
                 facts = {"kind": "checkpoint", "step": step, "world_size": self.ranks.size, **self.checkpoint_facts}
                 publish(self._staged / target.name, target, facts)
-                tidy(out_dir, KEPT_CHECKPOINTS)
+                tidy(out_dir, max(self.kept_checkpoints, KEPT_CHECKPOINTS))
         finally:
             self._staged = None
         self.ranks.wait()

@@ -49,10 +49,11 @@ class TrainingRun:
     model_path: folder of the model to start from (or `hub:<org>/<name>` with allow_hub). batches: the analysis
     batches, in the plan's order. experts: pairs (layer, expert); or {batch_id: pairs}; or None. mode: selected,
     all_but_selected, full. routing: free or masked. lr_schedule: constant or linear (to zero at the last step), after
-    `warmup_steps`. max_grad_norm: 0 for no clipping. checkpoint_every: steps. micro_batch_size: samples that a process
-    puts into one forward; None: its whole share of the batch. shard_weights: each process keeps a part of every weight,
-    for models larger than one GPU. adapter: train low-rank adapters of the chosen experts instead of their rows.
-    routers: teach the routers too, every second step (router_steps.py); every batch needs pairs.
+    `warmup_steps`. max_grad_norm: 0 for no clipping. checkpoint_every: steps. keep_checkpoints: how many
+    stay. micro_batch_size: samples that a process puts into one forward; None: its whole share of the batch.
+    shard_weights: each process keeps a part of every weight, for models larger than one GPU. adapter: train
+    low-rank adapters of the chosen experts instead of their rows. routers: teach the routers too, every
+    second step (router_steps.py); every batch needs pairs.
     out_dir: the run's own folder; one run at a time.
     """
 
@@ -72,6 +73,7 @@ class TrainingRun:
     shuffle_batches: bool = True
     preserve_batches: bool = True
     checkpoint_every: int = 20
+    keep_checkpoints: int = 2
     micro_batch_size: int | None = None
     shard_weights: bool = False
     adapter: Adapter | None = None

@@ -166,6 +166,7 @@ def build_trainer(
     )
     layers = _layers(routing_report(run, trainer.masked_routing))
     trainer.checkpoint_extras = lambda folder: save_beside(run, loaded, trainer.seen, {**facts, **layers}, folder)
+    trainer.kept_checkpoints = run.keep_checkpoints
     trainer.remove_callback(PrinterCallback)
     return trainer
 

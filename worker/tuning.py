@@ -24,6 +24,8 @@ from backend.store.engine import reading, shared_engine, writing
 from worker import fence
 from worker.adapters import ADAPTER_DIR, Adapter
 from worker.capture.generation import generate_answers
+from worker.checkpoints import tidy
+from worker.durable import KEPT_CHECKPOINTS
 from worker.examples import TrainBatch, TrainExample
 from worker.launching import count_processes, launch, own_device
 from worker.measuring import check_model, prompt_rows, still_wanted
@@ -82,6 +84,7 @@ def run_training(training_id: str, job_id: str) -> int:
         leave_if_asked()
     else:
         _keep(engine, settings, training, result)
+        tidy(run.out_dir, run.keep_checkpoints)  # the model is there: what it could be made of again need not be
     return result.n_steps
 
 
@@ -273,6 +276,7 @@ def _run(
         device=own_device(choose_device(settings)),
         allow_hub=settings.allow_hub,
         origin=origin,
+        keep_checkpoints=training.params.get("keep_checkpoints", KEPT_CHECKPOINTS),  # of runs before it could be said
         micro_batch_size=training.params.get("micro_batch_size"),
         shard_weights=training.params.get("shard_weights", False),
         adapter=Adapter.of(training.params.get("adapter")),

@@ -26,7 +26,15 @@ NOT_CHECKED = (
     "experts were drawn at random is not checked: whoever made them says so."
 )
 _FREE = frozenset(
-    ("expert_set_id", "n_processes", "micro_batch_size", "shard_weights", "checkpoint_every", "report_to")
+    (
+        "expert_set_id",
+        "n_processes",
+        "micro_batch_size",
+        "shard_weights",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "report_to",
+    )
 )
 """Parameters in which a control may differ: what is trained, and how it was computed and watched."""
 

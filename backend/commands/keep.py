@@ -8,10 +8,12 @@ import typer
 from rich.markup import escape
 
 from backend import backup as backups
+from backend.checked import Check
 from backend.commands.entering import dashboard_link
 from backend.commands.screen import console, say, size_in_words
-from backend.doctor import Check, examine, workers_of
+from backend.doctor import examine, workers_of
 from backend.domain.errors import Conflict
+from backend.repairs import repairs
 from backend.security import read_token, rotate_token
 from backend.services import answers_as_routeprint, local_api_url
 from backend.settings import get_settings
@@ -50,16 +52,29 @@ def doctor(
         str | None,
         typer.Option(metavar="HOST", help="Tell only whether a worker on this host is alive."),
     ] = None,
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Put right what is safe: artifacts of no run, leftovers and unused pages (services stopped), the "
+            "token file's mode. Prints each first.",
+        ),
+    ] = False,
 ) -> None:
-    """Look at this installation: Python, versions, SQLite, disk, token, ports, databases, workers.
+    """Look at this installation: Python, versions, SQLite, disk, token, ports, databases, workers, GPU.
 
-    Says what is wrong and what to do; changes nothing. Exit status 1 if something is wrong (warnings are not).
+    Says what is wrong and what to do; changes nothing without --repair. Exit status 1 if something is wrong (warnings
+    are not).
 
     Example: `routeprint doctor`
     """
     settings = get_settings()
     if worker is not None:
         raise typer.Exit(not any(one["alive"] and one["host"] == worker for one in workers_of(settings)))
+    if repair:
+        for one in repairs(settings):
+            say(f"{escape(one.what)}: {size_in_words(one.frees)}")
+            one.do()
     checks: list[Check] = []
     for check in examine(settings):
         checks.append(check)

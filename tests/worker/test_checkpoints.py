@@ -119,3 +119,11 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path):
         pass
     with locked(tmp_path):
         pass
+
+
+def test_none_is_kept_where_none_is_wanted(tmp_path):
+    for step in (2, 10):
+        checkpoint_dir(tmp_path, step).mkdir()
+    (tmp_path / "model").mkdir()
+    tidy(tmp_path, keep=0)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["model"]

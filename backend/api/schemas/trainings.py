@@ -71,6 +71,16 @@ class TrainingParams(Request):
     shuffle_batches: Flag = True
     max_answer_length: Annotated[int, Field(strict=True, ge=1, le=131_072)] = 128
     checkpoint_every: Annotated[int, Field(strict=True, ge=1, le=10**9)] = 20
+    keep_checkpoints: Annotated[
+        int,
+        Field(
+            strict=True,
+            ge=0,
+            le=1000,
+            description="Newest checkpoints that stay beside the trained model once it is there; 0: none. While the "
+            "training goes on, at least two are kept.",
+        ),
+    ] = 1
     n_processes: Annotated[
         int | None,
         Field(

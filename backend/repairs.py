@@ -1,0 +1,136 @@
+"""What the doctor can put right: each repair says first what it would do, and how much room that gives.
+
+Only what is certain: nothing of a run that the tables know, nothing that changed within the last day, and nothing at
+all where the tables cannot be read. Not covered: damaged databases (`routeprint restore`).
+"""
+
+import os
+import shutil
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from sqlalchemy import inspect, make_url, select
+from sqlalchemy.orm import Session
+
+from backend.services import answers_as_routeprint, local_api_url
+from backend.settings import Settings
+from backend.store import tables as t
+from backend.store.engine import make_engine
+
+QUIET_SECONDS = 86_400.0
+"""What changed more recently may belong to a run that is just beginning, or to a restore."""
+_FREE_SHARE, _FREE_BYTES = 0.2, 16_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Repair:
+    """One thing to put right. frees: bytes on disk. do: does it."""
+
+    what: str
+    frees: int
+    do: Callable[[], None]
+
+
+def repairs(settings: Settings) -> Iterator[Repair]:
+    """Yield what can be put right here."""
+    yield from _open_token(settings)
+    yield from orphans(settings)
+    if not answers_as_routeprint(local_api_url(settings)):  # these are in use while it runs
+        yield from _leftovers(settings)
+        yield from _free_pages(settings)
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of all files below a folder; links count as nothing."""
+    return sum(f.lstat().st_size for f in folder.rglob("*") if f.is_file() and not f.is_symlink())
+
+
+def orphans(settings: Settings) -> Iterator[Repair]:
+    """Yield the folders of artifacts that belong to no training which the tables know, deleted ones included."""
+    folders = settings.artifacts_path / "trainings"
+    found = sorted(p for p in folders.glob("tr_*") if p.is_dir() and not p.is_symlink())
+    known = _known(settings) if found else None
+    if known is None:
+        return
+    for folder in found:
+        if folder.name not in known and _is_quiet(folder):
+            what = f"artifacts of {folder.name}, which the tables do not know"
+            yield Repair(what, size_of(folder), lambda folder=folder: _remove_unless_held(folder))  # type: ignore[misc]
+
+
+def _known(settings: Settings) -> set[str] | None:
+    """Return the ids of all trainings; None where the tables are not there or cannot be read."""
+    url = make_url(settings.tables_url)
+    if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
+        return None
+    engine = make_engine(settings.tables_url)
+    try:
+        if not inspect(engine).has_table("trainings"):
+            return None
+        with Session(engine) as session:
+            models = session.scalars(select(t.Model.id).where(t.Model.id.startswith("training:")))
+            return {*session.scalars(select(t.Training.id)), *(id_.removeprefix("training:") for id_ in models)}
+    except Exception:
+        return None
+    finally:
+        engine.dispose()
+
+
+def _is_quiet(folder: Path) -> bool:
+    newest = max(f.lstat().st_mtime for f in (folder, *folder.rglob("*")))
+    return time.time() - newest > QUIET_SECONDS
+
+
+def _remove_unless_held(folder: Path) -> None:
+    """Remove a run's folder, unless a process trains in it."""
+    lock = FileLock(folder / ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            shutil.rmtree(folder)
+    except Timeout:
+        return
+
+
+def _leftovers(settings: Settings) -> Iterator[Repair]:
+    """Yield files of requests that a killed API left behind; its next start removes them, too."""
+    scratch = settings.home / "scratch"
+    if scratch.is_dir() and any(scratch.iterdir()):
+        yield Repair("files of cut-off requests", size_of(scratch), lambda: shutil.rmtree(scratch))
+
+
+def _free_pages(settings: Settings) -> Iterator[Repair]:
+    """Yield databases that hold much room which deleted rows left. Needs as much free disk as the database is large."""
+    for name, url in (("tables", settings.tables_url), ("queue", settings.queue_url)):
+        path = Path(make_url(url).database or "")
+        if make_url(url).get_backend_name() != "sqlite" or not path.is_file():
+            continue
+        try:
+            with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+                words = ("freelist_count", "page_count", "page_size")
+                free, pages, size = (connection.execute(f"PRAGMA {word}").fetchone()[0] for word in words)
+        except sqlite3.DatabaseError:  # damaged: the check of the databases says so
+            continue
+        if free * size > _FREE_BYTES and free > _FREE_SHARE * pages and _room_for(path, pages * size):
+            yield Repair(f"unused pages of the {name}", free * size, lambda path=path: _vacuum(path))  # type: ignore[misc]
+
+
+def _room_for(path: Path, n_bytes: int) -> bool:
+    return shutil.disk_usage(path.parent).free > 2 * n_bytes
+
+
+def _vacuum(path: Path) -> None:
+    with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as connection:
+        connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _open_token(settings: Settings) -> Iterator[Repair]:
+    path = settings.token_path
+    if os.name == "posix" and path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        yield Repair("the token file, which others can read (rotate the token, too)", 0, lambda: path.chmod(0o600))
