@@ -7,11 +7,13 @@ checked. Not covered: asking them (they are arms like all others).
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import InvalidInput
 from backend.domain.evaluation.interventions import Family
+from backend.domain.vocabulary import Expert
 from backend.store import runs
 from backend.store import tables as t
 from backend.store.evaluations import TRAINED, Arm
@@ -43,19 +45,22 @@ def control_arms(session: Session, ids: Sequence[str], training: t.Training) -> 
     """Return an arm for each control. Raises NotFound, InvalidInput naming the first that is none, and why."""
     if len(set(ids)) < len(ids) or training.id in ids:
         raise InvalidInput("Name each control once, and not the evaluated training itself.", ("body", "controls"))
-    size = Counter(layer for layer, _ in _set_of(session, training).experts) if ids else Counter()
-    sets = {_set_of(session, training).sha256} if ids else set()
-    arms = []
+    if not ids:
+        return []
+    real = _set_of(session, training)
+    taken, arms = [_learned(real)], []
     for place, id_ in enumerate(ids):
         control = runs.get_live(session, t.Training, id_)
         why = _not_comparable(control, training)
         if why is None:
             chosen = _set_of(session, control)
-            if Counter(layer for layer, _ in chosen.experts) != size:
+            if chosen.kind != real.kind:
+                why = f"its expert set is {chosen.kind}, not {real.kind}: other numbers of experts learned in a step"
+            elif _sizes(chosen) != _sizes(real):
                 why = "it trained another number of experts in some layer"
-            elif chosen.sha256 in sets:
-                why = "it trained a set that the evaluated training or another control trained, too"
-            sets.add(chosen.sha256)
+            elif _learned(chosen) in taken:
+                why = "it trained the experts that the evaluated training or another control trained, too"
+            taken.append(_learned(chosen))
         if why is not None:
             raise InvalidInput(f"The training {control.name!r} is no control: {why}.", ("body", "controls", place))
         arms.append(Arm(Family.RANDOM, TRAINED + id_, tuple((layer, expert) for layer, expert in chosen.experts)))
@@ -69,6 +74,19 @@ def _set_of(session: Session, training: t.Training) -> t.ExpertSet:
             ("body", "controls"),
         )
     return session.get_one(t.ExpertSet, training.expert_set_id)
+
+
+def _learned(chosen: t.ExpertSet) -> dict[str, set[Expert]]:
+    """Return what learned, by batch_id, under "" what learned anywhere; how it was chosen makes no difference."""
+    return {at: {(layer, expert) for layer, expert in own} for at, own in _each(chosen).items()}
+
+
+def _sizes(chosen: t.ExpertSet) -> dict[str, Counter[int]]:
+    return {at: Counter(layer for layer, _ in own) for at, own in _each(chosen).items()}
+
+
+def _each(chosen: t.ExpertSet) -> dict[str, list[Any]]:
+    return {"": chosen.experts} | (chosen.per_batch or {})
 
 
 def _not_comparable(control: t.Training, training: t.Training) -> str | None:

@@ -298,7 +298,11 @@ def test_a_trained_model_stands_beside_its_base_and_overlaps_with_its_training(r
 
 def trained(ready, experts: list[list[int]], **changes: object) -> str:
     """Return a finished training of these experts."""
-    body = {"name": str(experts), "method": "manual", "experts": experts}
+    return trained_by(ready, {"name": str(experts), "method": "manual", "experts": experts}, **changes)
+
+
+def trained_by(ready, body: dict[str, Any], **changes: object) -> str:
+    """Return a finished training of the experts that a rule chooses."""
     chosen = ready.api.client.post(f"/api/v1/analyses/{ready.analysis}/expert-sets", json=body).json()  # new, or there
     asked = {"analysis_id": ready.analysis, "expert_set_id": chosen["id"]} | changes
     training = ready.api.post("/trainings", 202, json=asked)
@@ -336,6 +340,19 @@ def test_trainings_of_random_sets_stand_beside_a_trained_model_if_they_are_compa
     submit(ready, 404, controls=["tr_nowhere"], **body)
     refused = submit(ready, 422, controls=[first])
     assert "use intervention 'trained'" in refused["errors"][0]["msg"]
+
+
+def test_the_same_experts_by_another_rule_or_batch_by_batch_are_no_control(ready):
+    top = {"method": "top_k", "k": 2}
+    real = trained_by(ready, top)
+    of_real = ready.api.get(f"/trainings/{real}")["expert_set_id"]
+    experts = ready.api.get(f"/expert-sets/{of_real}")["experts"]
+    body = {"model": f"training:{real}", "expert_set_id": None, "intervention": "trained"}
+    for control, words in (
+        (trained(ready, experts), "it trained the experts that the evaluated training"),
+        (trained_by(ready, top | {"kind": "per_batch"}), "its expert set is per_batch, not global"),
+    ):
+        assert words in submit(ready, 422, controls=[control], **body)["errors"][0]["msg"]
 
 
 def test_the_prompts_that_chose_what_a_training_trained_are_in_sample_wherever_it_trained(ready):
