@@ -87,7 +87,8 @@ class StepTracker(TrainerCallback):
             work()
         except Exception as error:
             self.off = True
-            self.on_trouble(f"{self.tool} failed ({type(error).__name__}: {error}); the training went on without it")
+            why = f"{type(error).__name__}: {self.tracking.without_secrets(str(error))}"
+            self.on_trouble(f"{self.tool} failed ({why}); the training went on without it")
 
 
 class Board(StepTracker, TensorBoardCallback):
@@ -201,7 +202,10 @@ TRACKERS: dict[str, type[StepTracker]] = {"tensorboard": Board, "mlflow": Mlflow
 
 
 def _quiet_environment() -> None:
-    """Keep the libraries from reporting to their makers, and from filling the job's log. Before they are imported."""
+    """Keep the libraries from reporting to their makers, from filling the job's log, and from waiting for long.
+
+    Before they are imported.
+    """
     for name, value in (
         ("MLFLOW_DISABLE_TELEMETRY", "true"),
         ("MLFLOW_LOGGING_LEVEL", "WARNING"),
@@ -209,6 +213,9 @@ def _quiet_environment() -> None:
         ("DO_NOT_TRACK", "true"),
     ):
         os.environ[name] = value
+    # Else a server that is away holds the training up for minutes before it goes on without.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
 
 @contextmanager

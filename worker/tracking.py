@@ -4,6 +4,7 @@ Nothing leaves the machine unless the worker's owner says so by the libraries' o
 WANDB_MODE, ...), which backend/settings.py reads. Not covered: the trackers themselves (trackers.py).
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ class Tracking:
             "wandb": str(self.wandb_dir) + (" (and sent to its server)" if self.wandb_mode == "online" else ""),
         }
         return {tool: all_places[tool] for tool in self.tools}
+
+    def without_secrets(self, text: str) -> str:
+        """Return what a library said without user names, passwords and queries of addresses: it is stored and shown."""
+        own = text.replace(self.mlflow_uri, _without_secrets(self.mlflow_uri))
+        return re.sub(r"(//)[^/\s@]*@|\?[^\s'\")]*", r"\1", own)
 
     def say_where(self, session: Session) -> None:
         """Store with the training where its logs are."""

@@ -168,6 +168,18 @@ def test_a_tracker_that_fails_is_noted_once_and_the_training_goes_on(olmoe, stor
     assert from_wandb(tmp_path, "tr_4").keys() == {1, 2, 3, 4}
 
 
+def test_a_server_that_cannot_be_reached_is_noted_without_the_password_of_its_address(olmoe, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    for address in (f"http://{SECRET}@127.0.0.1:9/flow", "http://127.0.0.1:9/flow?token=hunter2"):
+        sink = ListSink()
+        told = tracking(tmp_path / "logs", address, "tr_6", tools=("mlflow",))
+        train(tiny_run(olmoe, tmp_path / str(len(address)), epochs=1), sink, told)
+        ((kind, text),) = sink.notes
+        assert (kind, text.startswith("mlflow failed (")) == ("tracking", True)
+        assert "127.0.0.1" in text
+        assert "hunter2" not in text
+
+
 def test_tracking_changes_nothing_about_the_training(olmoe, store, tmp_path):
     plain, tracked = ListSink(), ListSink()
     one = train(tiny_run(olmoe, tmp_path / "one", epochs=1), plain)
