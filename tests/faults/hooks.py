@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -79,7 +80,24 @@ def _deadly(module: ModuleType) -> None:
     module.run_training = run_deadly  # type: ignore[attr-defined]
 
 
+def _moved(module: ModuleType) -> None:
+    """`clock`: seconds by which this machine's clock is wrong, wherever heartbeats are written and compared."""
+    now = module.now  # type: ignore[attr-defined]
+    module.now = lambda session: now(session) + timedelta(seconds=_said("clock"))  # type: ignore[attr-defined]
+
+
+def _stamped(module: ModuleType) -> None:
+    """`clock`, for the times in rows."""
+
+    def utcnow() -> str:
+        return (datetime.now(UTC) + timedelta(seconds=_said("clock"))).isoformat(timespec="microseconds")
+
+    module.utcnow = utcnow  # type: ignore[attr-defined]
+
+
 AFTER: dict[str, Callable[[ModuleType], None]] = {
+    "backend.store.fleet": _moved,
+    "backend.store.tables": _stamped,
     "worker.measuring": _slow,
     "worker.store_sink": _slow,
     "worker.training": _scarce,
@@ -114,5 +132,7 @@ class _After(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def install() -> None:
     """Have these faults in this process from now on."""
     if _FOLDER in os.environ:
+        real = time.time
+        time.time = lambda: real() + _said("clock")  # the queue's library goes by this one
         for name, change in AFTER.items():
             sys.meta_path.insert(0, _After(name, change))

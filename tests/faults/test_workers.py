@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.faults.services import (
     Calm,
     begin_analysis,
@@ -58,6 +60,7 @@ class Killer:
         return (over or self.idle < 1 or now["progress"]["done"] > self.seen) and now
 
 
+@pytest.mark.timeout(1500)
 def test_a_worker_killed_at_random_moments_changes_nothing(fault, calm: Calm, tmp_path: Path) -> None:
     case = fault(
         "worker SIGKILLed at 20 random moments",
