@@ -162,11 +162,10 @@ def newest_checkpoint(out_dir: Path, run: str, log: Callable[[str], None]) -> Pa
                 f"{out_dir.name} holds {folder.name} of another run: give this run its own folder. If it is this run's "
                 "own, its stored prompts, targets or settings were changed since: `routeprint verify` names what."
             )
-        if manifest.facts["version"] < FORMAT:
-            log(
-                f"{folder.name} was written by an earlier version, with pickled state that is no longer read; "
-                "its steps are trained again"
-            )
+        if manifest.facts["version"] != FORMAT:
+            earlier = "an earlier version, with pickled state that is no longer read"
+            by = earlier if manifest.facts["version"] < FORMAT else "a later version, whose state is not known here"
+            log(f"{folder.name} was written by {by}; its steps are trained again")
             continue
         return folder
     return None

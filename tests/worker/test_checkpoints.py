@@ -36,6 +36,19 @@ def test_a_published_folder_matches_its_manifest(tmp_path):
     assert not list(tmp_path.glob(".staging*"))
 
 
+def test_a_checkpoint_of_a_later_version_is_passed_over_and_said(tmp_path):
+    good, later = checkpoint(tmp_path, 3), checkpoint(tmp_path, 6)
+    facts = read_manifest(later).facts
+    moved = later.rename(tmp_path / "moved")
+    (moved / MANIFEST).unlink()
+    publish(moved, later, facts | {"version": 4})
+    lines = []
+    assert newest_checkpoint(tmp_path, "r", lines.append) == good
+    assert lines == [
+        "checkpoint-6 was written by a later version, whose state is not known here; its steps are trained again"
+    ]
+
+
 def damage_bytes(folder):
     (folder / "weights").write_bytes(b"w" * 99 + b"x")
 

@@ -79,8 +79,7 @@ def _method(facts: StudyFacts) -> Section:
             text(
                 f"{count(varies['verified']['preserved'])} of {count(varies['steps']['preserved'])} steps of the arm "
                 "that keeps batches were proven, inside the forward call, to hold their analysis batch. Every trained "
-                "model was then measured on the plan of the analysis and asked the same held-out prompts as the "
-                "untrained one."
+                "model was then measured on the plan of the analysis and asked the same prompts as the untrained one."
             )
         ),
         Table(
@@ -92,8 +91,8 @@ def _method(facts: StudyFacts) -> Section:
         Paragraph(
             text(
                 Strong("Tests. "),
-                "A run is the unit. Level: exact sign flips of the differences, paired by seed. Scatter: each arm is "
-                "moved to its own median, then the runs are dealt to the arms in every way; the statistic is the ratio "
+                "A run is the unit. Level: sign flips of the differences, paired by seed. Scatter: each arm is moved "
+                f"to its own median, then the runs are dealt to the arms {_ways(facts)}; the statistic is the ratio "
                 "of the mean distances between runs. The primary question, whether the risk_diff maps lie closer "
                 "together where batches are kept, is asked once; all other p-values are adjusted for their number "
                 "(Holm). Intervals of means and deviations take runs to scatter normally.",
@@ -101,6 +100,11 @@ def _method(facts: StudyFacts) -> Section:
         ),
     ]
     return Section("method", "What was done", tuple(blocks))
+
+
+def _ways(facts: StudyFacts) -> str:
+    test = facts.result["maps"]["test"]
+    return "in every way" if test["exact"] else f"in {count(test['n_arrangements'])} ways, most drawn at random"
 
 
 def _caveats(facts: StudyFacts) -> Section:

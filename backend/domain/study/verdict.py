@@ -6,7 +6,7 @@ Tones: `shown` (a difference, with its direction), `not_shown` (none could be sh
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from backend.domain.report.words import listed, number, p_value, percent, signed
@@ -25,15 +25,29 @@ class Verdict:
 
 def verdicts(found: Found, causal: Sequence[Found], overlap: Found) -> list[dict[str, str]]:
     """Return the answers, the primary one first. causal: measures of the causal check; overlap: of its prompts."""
-    alpha = found["alpha"]
-    said = [
+    alpha, doubt = found["alpha"], _doubt(found["varies"])
+    of_arms = (
         reproducibility(found["maps"], len(found["seeds"]), alpha),
         scatter(found["measures"], alpha),
         level(found["measures"], alpha),
+    )
+    said = [
+        *(replace(one, text=one.text + doubt) if one.tone == "shown" else one for one in of_arms),
         *([effect(causal, alpha)] if causal else []),
         held_out(overlap),
     ]
     return [asdict(one) for one in said]
+
+
+def _doubt(varies: Found) -> str:
+    """Say what else than keeping batches a difference between the arms may come from, by the stored record."""
+    said = ""
+    if not varies["same_targets"]:
+        said += " But the runs did not all learn the same answers, and a difference may come from that."
+    lacking = varies["steps"]["preserved"] - varies["verified"]["preserved"]
+    if lacking:
+        said += f" But of the steps of the arm that keeps batches, {lacking} were not verified."
+    return said
 
 
 def reproducibility(maps: Found, n_seeds: int, alpha: float) -> Verdict:

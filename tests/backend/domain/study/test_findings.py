@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -194,3 +195,13 @@ def test_maps_without_any_common_expert_are_not_blamed_on_the_seeds() -> None:
     runs = [outcome(arm, seed, [np.nan]) for arm in ARMS for seed in range(3)]
     text = said(findings(runs, {}, np.zeros(1)), "reproducibility")["text"]
     assert "no expert has a risk_diff in every model" in text
+
+
+def test_a_difference_between_runs_that_learned_other_answers_or_were_not_verified_is_said_with_that() -> None:
+    runs = normal_runs(5, scatter=3.0)
+    clean = said(findings(runs, {}, ZERO), "reproducibility")
+    assert (clean["tone"], " But " in clean["text"]) == ("shown", False)
+    runs[0] = replace(runs[0], n_verified=3, targets="others")
+    text = said(findings(runs, {}, ZERO), "reproducibility")["text"]
+    assert "did not all learn the same answers" in text
+    assert text.endswith("But of the steps of the arm that keeps batches, 1 were not verified.")
