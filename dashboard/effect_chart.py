@@ -113,10 +113,13 @@ def verdict(measure: Json, control: Json) -> str:
     """Say where the real set stands among the random ones of a family."""
     if control["p"] is None:
         return ""
-    kind = "random sets of its size per layer" if control["family"] == "random" else "random sets matched on load"
     n, k = control["n"], control["n_as_extreme"]
+    sets = words.plural(n, "random set")
+    kind = f"{sets} of its size per layer" if control["family"] == "random" else f"{sets} matched on load"
     how_many = "none" if k == 0 else ("every one" if k == n else f"{k}")
     best = (
-        f", the smallest that {n} sets can show" if k == 0 else f" (at best {words.number(control['smallest_p'], 3)})"
+        f", the smallest that {words.plural(n, 'set')} can show"
+        if k == 0
+        else f" (at best {words.number(control['smallest_p'], 3)})"
     )
-    return f"Of {n} {kind}, {how_many} moved it as far: p = {words.number(control['p'], 3)}{best}."
+    return f"Of {kind}, {how_many} moved it as far: p = {words.number(control['p'], 3)}{best}."

@@ -73,7 +73,7 @@ def of_maps(maps: Json) -> Lines:
             traces.append(Trace([mean, mean], [row - 0.42, row + 0.42], role, "", solid=True))
         traces.append(Trace(x, _rows(row, len(x)), role, "", "markers", hover, refs, symbol, 8.0))
     label = "Distance between the risk_diff maps of every two seeds, batches kept above; a dot compares its pair"
-    return _strip(traces, "distance between two trained models' maps (RMS of risk_diff)", label)
+    return _strip(traces, "distance of two models' maps (RMS)", label)
 
 
 def _strip(traces: Sequence[Trace], x_title: str, label: str) -> Lines:

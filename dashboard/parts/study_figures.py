@@ -72,7 +72,11 @@ def _maps(study_id: str, result: Json) -> None:
     ui.facts(
         [
             *(
-                (ARMS[arm], words.number(own["mean_distance"], 5), f"mean of {len(own['pairs'])} pairs of seeds")
+                (
+                    ARMS[arm],
+                    words.number(own["mean_distance"], 5),
+                    f"mean of {words.plural(len(own['pairs']), 'pair')} of seeds",
+                )
                 for arm, own in maps["arms"].items()
             ),
             ("reshuffled / kept", words.times(maps["ratio"]), "above 1: kept lies closer"),

@@ -118,7 +118,7 @@ def _one(api: Api, study: Json) -> None:
 
 
 def _links(api: Api, study: Json) -> None:
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         address.link(
             f"Analysis: {ui.plain(study['analysis_name'])}",
             "analysis",

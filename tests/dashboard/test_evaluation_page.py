@@ -1,8 +1,10 @@
 """Evaluations on screen: the list, the form, one set among its random ones, judged answers."""
 
+import re
+
 import pytest
 
-from dashboard import effect_chart
+from dashboard import effect_chart, ui
 from tests.dashboard.backdrop import MODEL, Backdrop
 from tests.dashboard.conftest import Open
 from tests.dashboard.reading import plots, tables, words
@@ -114,6 +116,18 @@ def test_the_place_among_random_sets_is_said_with_its_smallest_p(n: int, k: int,
     text = effect_chart.verdict(MEASURE, control)
     assert f"{said} moved it as far" in text
     assert "0.048" in text
+
+
+def test_a_single_random_set_is_not_spoken_of_in_the_plural() -> None:
+    control = {"family": "random", "n": 1, "n_as_extreme": 0, "p": 0.5, "smallest_p": 0.5}
+    assert effect_chart.verdict(MEASURE, control) == (
+        "Of 1 random set of its size per layer, none moved it as far: p = 0.500, the smallest that 1 set can show."
+    )
+
+
+def test_what_a_page_writes_around_a_sample_is_styled_outside_of_the_list_of_samples() -> None:
+    """The list's own rules hold inside its component alone; an evaluation's answers are written by the page."""
+    assert {".rp-sample {", ".rp-sample b {", ".rp-sample small {"} <= set(re.findall(r"^\.[^{]+\{", ui.STYLE, re.M))
 
 
 def test_changes_are_said_in_points_and_quotients() -> None:
