@@ -43,8 +43,11 @@ class Planned:
         return {family: 1 / (n + 1) for family, n in found.items() if n}
 
 
-def planned(session: Session, body: EvaluationCreate, settings: Settings) -> Planned:
-    """Return what an evaluation will do. Raises NotFound, Conflict, InvalidInput, NotSupported."""
+def planned(session: Session, body: EvaluationCreate, settings: Settings, to_train_on: str | None = None) -> Planned:
+    """Return what an evaluation will do. Raises NotFound, Conflict, InvalidInput, NotSupported.
+
+    to_train_on: an analysis whose prompts count as used, because models trained on them will be asked the same.
+    """
     intervention = Intervention(body.intervention)
     model = models.usable(session, body.model, "transformers")
     dataset = datasets.get_ready(session, body.dataset_id)
@@ -53,7 +56,7 @@ def planned(session: Session, body: EvaluationCreate, settings: Settings) -> Pla
     _check_judge(session, body, settings)
     warnings: list[str] = []
     arms = _arms(session, body, model, chosen, warnings)
-    used = evaluations.used_by(session, body.model, chosen)
+    used = evaluations.used_by(session, body.model, chosen, to_train_on)
     rows = asking.mark_seen(evaluations.rows_to_ask(session, dataset.id), used)
     asked = asking.choose_prompts(rows, holdout=body.holdout, max_prompts=body.max_prompts, seed=body.seed)
     _check_size(len(arms) * len(asked))

@@ -94,7 +94,7 @@ def _causal(
 ) -> evaluation_checks.Planned:
     asked = EvaluationCreate(**body.evaluation.model_dump(), model=analysis.model_id, expert_set_id=chosen.id)
     try:
-        found = evaluation_checks.planned(session, asked, settings)
+        found = evaluation_checks.planned(session, asked, settings, analysis.id)
     except InvalidInput as error:
         raise _inside(error, "evaluation") from None
     n_answers = (len(found.arms) + len(ARMS) * len(body.seeds)) * len(found.prompts)

@@ -94,9 +94,15 @@ def rows_with_response(session: Session, dataset_id: str) -> list[tuple[int, str
     return [(idx, label) for idx, label in session.execute(query.order_by(r.row_idx))]
 
 
-def used_by(session: Session, model_id: str, expert_set: t.ExpertSet | None) -> list[Used]:
-    """Return what chose the experts, every training that the model went through, and what chose the experts of that."""
-    analyses = {expert_set.analysis_id: expert_set.analysis_id} if expert_set else {}
+def used_by(
+    session: Session, model_id: str, expert_set: t.ExpertSet | None, to_train_on: str | None = None
+) -> list[Used]:
+    """Return what chose the experts, every training that the model went through, and what chose the experts of that.
+
+    to_train_on: an analysis whose prompts will be trained before the same is asked again.
+    """
+    chose_them = [expert_set.analysis_id] if expert_set else []
+    analyses = {id_: id_ for id_ in (*chose_them, to_train_on) if id_ is not None}
     trainings: dict[str, str] = {}
     while model_id.startswith(TRAINED):
         training = session.get(t.Training, model_id.removeprefix(TRAINED))

@@ -265,6 +265,22 @@ def test_prompts_that_the_analysis_used_are_not_asked_unless_wanted(api: Api, bo
     assert plan["warnings"][0].startswith("In-sample: 16 of 16")
 
 
+def test_prompts_that_are_trained_on_are_used_though_the_experts_were_chosen_elsewhere(
+    api: Api, engine: Engine, body: dict[str, Any]
+) -> None:
+    elsewhere = api.analysis(body["evaluation"]["dataset_id"])
+    seeding.measure(engine, elsewhere["id"])
+    chosen = api.post(f"/analyses/{elsewhere['id']}/expert-sets", 201, json=body["rule"])["id"]
+    trained_on = api.get(f"/analyses/{body['analysis_id']}")["dataset_id"]
+    asked = body | {"rule": None, "expert_set_id": chosen}
+    own = body["evaluation"] | {"dataset_id": trained_on}
+    problem = api.post("/studies?dry_run=true", 422, json=asked | {"evaluation": own})
+    assert problem["errors"][0]["loc"] == ["body", "evaluation", "holdout"]
+    plan = api.post("/studies?dry_run=true", json=asked | {"evaluation": own | {"holdout": False}})
+    assert plan["overlap"]["n_seen"] == plan["overlap"]["n_prompts"] == 16
+    assert [one["id"] for one in plan["overlap"]["used_by"]] == [elsewhere["id"], body["analysis_id"]]
+
+
 @pytest.mark.parametrize("form", ["html", "md"])
 def test_the_report_says_every_answer_and_every_run_and_no_prompt(
     api: Api, engine: Engine, body: dict[str, Any], form: str
