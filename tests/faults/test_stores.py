@@ -18,7 +18,7 @@ from alembic import command
 
 from backend.store.engine import make_engine
 from backend.store.migrate import _config, upgrade
-from tests.backend.store.test_migrate import OLDER
+from tests.backend.store.older_rows import OLDER
 from tests.faults.services import Calm, begin_training, count, said, services, steer, succeeded
 from tests.live import Live
 
