@@ -16,7 +16,7 @@ PYTEST_ARGS ?= -n auto
 export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-browser test-postgres test-vllm test-study faults fuzz lint supply sbom format check bench gpu-check screenshots real-input study clean
+.PHONY: help demo serve test test-compose test-browser test-postgres test-vllm test-study faults fuzz lint supply sbom format check bench gpu-check screenshots real-input study clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## */\1|/' | awk -F'|' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -70,8 +70,8 @@ serve: $(VENV)/.demo ## backend, worker and dashboard, without the demonstration
 # --- check ---------------------------------------------------------------------------------------------------------
 
 test: $(VENV)/.dev ## the whole test suite but for what it names as left out
-	@echo "make: left out here: tests in a real browser (make test-browser), tests with the real vLLM (make test-vllm), a whole study (make test-study), faults and attacks (make faults), many workers on a real PostgreSQL (make test-postgres), long fuzzing (make fuzz)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not vllm and not study and not postgres and not faults and not fuzz" $(PYTEST_ARGS) $(AGAIN)
+	@echo "make: left out here: tests in a real browser (make test-browser), tests with the real vLLM (make test-vllm), a whole study (make test-study), faults and attacks (make faults), many workers on a real PostgreSQL (make test-postgres), the composed services (make test-compose), long fuzzing (make fuzz)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not vllm and not study and not postgres and not compose and not faults and not fuzz" $(PYTEST_ARGS) $(AGAIN)
 
 fuzz: $(VENV)/.dev ## every route and the life of jobs, tried at length: Schemathesis, Hypothesis (many minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz $(AGAIN)
@@ -89,6 +89,9 @@ test-postgres: $(VENV)/.dev ## many workers on a real PostgreSQL, started here (
 	  echo "These tests need PostgreSQL: apt-get install postgresql"; exit 1; }
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m postgres tests/many $(AGAIN)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser" --on-postgres $(ON_POSTGRES) $(PYTEST_ARGS) $(AGAIN)
+
+test-compose: $(VENV)/.dev ## build and run docker-compose.yml for real, with containers killed (docker, or podman-compose)
+	@$(BIN)/python -m pytest -m compose tests/compose $(AGAIN)
 
 test-vllm: $(VLLM_VENV)/.ours ## the vLLM engine against the real vLLM, on the CPU, in an environment of its own
 	@$(VLLM_VENV)/bin/python -m pytest -m vllm tests/vllm $(AGAIN)
