@@ -81,7 +81,9 @@ class Stack:
             timeout=seconds,
             check=False,
         )
-        assert not check or done.returncode == 0, f"compose {shlex.join(words)}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        assert not check or done.returncode == 0, (
+            f"compose {shlex.join(words)}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
+        )
         if shown:
             self.say(f"$ docker compose {shlex.join(words)}", f"({time.monotonic() - began:.0f} s)")
         return done.stdout.strip()
@@ -149,6 +151,10 @@ class Stack:
         def there() -> Any:
             run = self.get(path)
             assert run["status"] in ("queued", "running"), f"it ended before: {run['status']}, {run['error']}"
-            return run["stage"] and run["progress"]["total"] and run["progress"]["done"] >= share * run["progress"]["total"]
+            return (
+                run["stage"]
+                and run["progress"]["total"]
+                and run["progress"]["done"] >= share * run["progress"]["total"]
+            )
 
         return self.until(there)

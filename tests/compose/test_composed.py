@@ -102,7 +102,9 @@ def journey(stack: Stack, cut: tuple[str, str]) -> None:
     found: Any = stack.until(lambda: [m for m in stack.get("/models")["items"] if m["id"] == MODEL])
     assert found[0]["supported"], found[0]["reason"]
     with DEMO_PROMPTS.open("rb") as file:
-        dataset = stack.post("/datasets", data={"name": "composed", "label_meaning": "harmless_harmful"}, files={"file": file})
+        dataset = stack.post(
+            "/datasets", data={"name": "composed", "label_meaning": "harmless_harmful"}, files={"file": file}
+        )
     analysis = stack.post("/analyses", {"dataset_id": dataset["id"], "model": MODEL, "statistics": False})
     path = f"/analyses/{analysis['id']}"
     stack.reached(path, 0.1)
