@@ -251,12 +251,16 @@ def test_a_backup_taken_while_a_training_runs_goes_on_elsewhere(fault, calm: Cal
     assert case.zeros
 
 
+COMMAND = "from backend.cli import main; main()"
+
+
 def routeprint(live: Live, *words: str) -> None:
     """Run the command over this home; whatever it says on failing fails the test."""
     done = subprocess.run(
-        [sys.executable, "-m", "backend.cli", *words], env=live.environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", COMMAND, *words], env=live.environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout, "it says what it did"
 
 
 def test_a_double_submit_begins_one_run(fault, calm: Calm, tmp_path: Path) -> None:
