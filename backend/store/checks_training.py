@@ -69,6 +69,8 @@ def check_steps(session: Session, training: t.Training, analysis: t.Analysis) ->
         for place, sample in zip(seen, step.samples, strict=True):
             found = (sample["row_id"], sample["label"], sample["prompt_digest"])
             same(f"{where}, batch {place[0]}, sample {place[1]}", known.get(place), found)
+        kept = bool(training.params.get("preserve_batches", True))
+        same(f"{where}, whether it is a batch", kept, step.batch_idx is not None)
         if step.batch_idx is not None:
             plan = planned[step.batch_idx]
             same(where, plan.batch_id, step.batch_id)

@@ -48,6 +48,18 @@ def test_router_steps_are_stored_with_their_loss_and_verify_knows_whose_turn_it_
     assert [s.kind for s in steps] == ["experts", "routers", "experts", "routers", "experts", "routers"]
     assert all(s.verified and s.consistency_loss > 0 for s in steps)
     assert broken(training_links(study, training)) == []
+    with writing(study.engine) as session:  # two batches mixed, and no word of a batch: still every sample once
+        first, second = (session.get_one(t.TrainingStep, (training, n)) for n in (1, 2))
+        kept = [(step, step.samples, step.batch_idx, step.batch_id) for step in (first, second)]
+        first.samples, second.samples = [second.samples[0], *first.samples[1:]], [first.samples[0], *second.samples[1:]]
+        for step in (first, second):
+            step.batch_idx = step.batch_id = step.verified = None
+    (line,) = broken(training_links(study, training))
+    assert line == "steps: each saw exactly its analysis batch: step 1, whether it is a batch: True != False"
+    with writing(study.engine) as session:
+        for step, samples, batch_idx, batch_id in kept:
+            own = session.get_one(t.TrainingStep, (training, step.step))
+            own.samples, own.batch_idx, own.batch_id, own.verified = samples, batch_idx, batch_id, True
     with writing(study.engine) as session:
         session.get_one(t.TrainingStep, (training, 2)).kind = "experts"
     assert broken(training_links(study, training)) == [
