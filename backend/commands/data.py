@@ -250,15 +250,22 @@ def show_links(answer: dict[str, Any]) -> None:
 
 def verify(
     id_: Annotated[
-        str, typer.Argument(metavar="ID", help="An analysis (an_...), a training (tr_...) or statistics (st_...).")
+        str,
+        typer.Argument(
+            metavar="ID", help="An analysis (an_...), a training (tr_...), statistics (st_...) or another run."
+        ),
     ],
 ) -> None:
-    """Recompute the whole chain of an analysis, a training or statistics from the stored rows.
+    """Recompute the whole chain of an analysis, a training, statistics or an evaluation from the stored rows.
 
     Prints every link and the first that breaks. Exit status 1 if one does.
 
     Example: `routeprint verify tr_5b0e6a71c2d9`
     """
+    if id_.startswith("stu_"):
+        raise InvalidInput(
+            f"{id_} is a study, which is made of runs: verify its analysis and its trainings, one by one."
+        )
     with connect() as api, console.status("verifying"):
         answer = api.post(f"{subject_path(id_)}/verify")
     show_links(answer)

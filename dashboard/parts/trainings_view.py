@@ -95,20 +95,23 @@ def _settings(found: Sequence[Json]) -> None:
         Row(
             name,
             None,
-            {"setting": cell(name.replace("_", " "))} | {f"t{i}": cell(_said(value)) for i, value in enumerate(values)},
+            {"setting": cell(name.replace("_", " "))} | {f"t{i}": cell(said(value)) for i, value in enumerate(values)},
         )
         for name, values in different.items()
     ]
     table(columns, made, key="settings-that-differ", label="Settings that differ")
 
 
-def _said(value: object) -> str:
+def said(value: object) -> str:
+    """Say a setting of a training in words."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
         return words.short_float(value)
     if isinstance(value, dict):
-        return ", ".join(f"{k}: {v}" for k, v in value.items())
+        return ", ".join(f"{k.replace('_', ' ')}: {said(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(said, value)) or "–"
     return "–" if value is None else str(value)
 
 

@@ -71,6 +71,12 @@ def test_an_id_of_neither_kind_is_said_to_be_none() -> None:
     assert "'ds_000000000000' is not the id of a run" in done.stderr
 
 
+def test_a_study_is_verified_by_its_runs() -> None:
+    done = _routeprint("verify", "stu_000000000000")
+    assert done.returncode == 1
+    assert "verify its analysis and its trainings" in done.stderr
+
+
 def test_a_mistyped_command_is_answered_with_a_suggestion() -> None:
     done = _routeprint("exprot")
     assert done.returncode == 2

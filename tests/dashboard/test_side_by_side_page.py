@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dashboard import training_charts
+from dashboard.parts import trainings_view
 from tests.dashboard.backdrop import Backdrop
 from tests.dashboard.conftest import Open
 from tests.dashboard.reading import heatmaps, plots, tables, words
@@ -101,3 +102,17 @@ def test_epochs_put_runs_of_other_lengths_on_one_axis():
     steps = [{"step": n, "epoch": (n - 1) // 4, "loss": 1.0} for n in range(1, 9)]
     figure = training_charts.losses(["a"], [steps], "loss", epochs=True)
     np.testing.assert_allclose(figure.traces[0].x, np.arange(1, 9) / 4)
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        (["tensorboard", "mlflow"], "tensorboard, mlflow"),
+        ([], "–"),
+        ({"rank": 8, "alpha": 16.0}, "rank: 8, alpha: 16"),
+        ({"learning_rate": None}, "learning rate: –"),
+        (False, "no"),
+    ],
+)
+def test_settings_that_differ_are_said_without_brackets_and_quotes(setting: object, said: str) -> None:
+    assert trainings_view.said(setting) == said
