@@ -100,7 +100,7 @@ def test_a_clock_that_jumps_an_hour_makes_no_worker_dead(fault, calm: Calm, tmp_
         "the clock of all services is moved in a training that one of two workers does: nobody takes it over, "
         "until that worker is killed",
     )
-    with services(calm, tmp_path / "home", "w0", "w1", pause=0.8) as live:
+    with services(calm, tmp_path / "home", "w0", "w1", pause=2) as live:
         path = begin_training(live, calm.analysis, calm.experts)
         job = live.progress(path, 3)["job_id"]
         owner = next(line.removeprefix("started on ") for line in said(live, job) if line.startswith("started on"))
