@@ -8,6 +8,7 @@ and what went wrong, they leave as files in a folder: a killed process must not 
 Not covered: several machines; what the processes do (rank.py).
 """
 
+import atexit
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from backend.domain.errors import InvalidInput, RouteprintError
 from worker import pausing
@@ -113,6 +114,18 @@ def answer_rank(folder: Path, work: Callable[[], Any]) -> int:
         message = {"error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}", "known": False}
     _leave(folder / f"answer-{os.environ['RANK']}.json", message | {"at": time.time()})
     return 0 if "result" in message else 1
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process at once, after what Python does at exit.
+
+    The threads of torch's process groups outlive the interpreter that tears down beneath them, and can abort it: a
+    process that has trained to its end would be told as killed.
+    """
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _leave(path: Path, message: dict[str, Any]) -> None:

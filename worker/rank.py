@@ -6,7 +6,7 @@ from typing import Any
 
 from worker import fence, pausing
 from worker.child import die_with_parent
-from worker.launching import PAUSE, answer_rank
+from worker.launching import PAUSE, answer_rank, end_process
 
 
 def main() -> int:
@@ -25,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -21,7 +21,7 @@ from tests.worker.tiny_runs import dropping, scarce, swapping, tiny_batches, tin
 from tests.worker.training_process import FileSink
 from worker import training
 from worker.child import die_with_parent
-from worker.launching import answer_rank
+from worker.launching import answer_rank, end_process
 
 FAULTS = ("die", "raise", "scarce", "forged", "swap", "drop")
 
@@ -100,4 +100,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
