@@ -10,7 +10,7 @@ from backend.store import tables as t
 from backend.store import writes
 from tests.dashboard.backdrop import MODEL, Backdrop
 from tests.dashboard.conftest import Open
-from tests.dashboard.reading import heatmaps, plots, tables, words
+from tests.dashboard.reading import components, heatmaps, plots, tables, words
 
 Ids = dict[str, str]
 
@@ -78,7 +78,8 @@ def test_experts_are_filtered_ordered_and_selected_by_the_address(
     assert shown["sel"] == "2.5"
     assert shown["sort"] == "p_max_t"
     assert shown["rows"][0]["cells"]["risk"]["e"] == [rows[0]["ci_low"], rows[0]["ci_high"]]
-    assert any("direction=unsafe" in c.value and "max_p_max_t=0.05" in c.value for c in at.code), "curl says the same"
+    curl = [dict(one["texts"])["Copy as curl"] for one in components(at, "routeprint_share") if one["texts"]]
+    assert any("direction=unsafe" in line and "max_p_max_t=0.05" in line for line in curl), "curl says the same"
 
 
 def test_a_filter_that_is_changed_goes_back_to_the_first_page(backdrop: Backdrop, ids: Ids, open_page: Open) -> None:
