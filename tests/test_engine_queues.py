@@ -6,7 +6,7 @@ from pkgutil import resolve_name
 
 import pytest
 
-from backend.domain.jobs import QUEUE_CONTROL, QUEUE_GPU, QUEUE_VLLM, RUN_STAGE, WORKFLOWS
+from backend.domain.jobs import QUEUE_CONTROL, QUEUE_GPU, QUEUE_VLLM, RUN_STAGE, RUN_STUDY, WORKFLOWS
 from tests.live import Live
 from tests.worker.tiny import save_tiny
 from worker.engine import RUNS
@@ -43,5 +43,5 @@ def test_work_of_a_dead_worker_goes_back_where_its_engine_is() -> None:
 
 
 def test_every_kind_of_run_that_is_one_stage_has_that_stage() -> None:
-    assert set(RUNS) == {kind for kind, (workflow, _) in WORKFLOWS.items() if workflow == RUN_STAGE}
+    assert set(RUNS) == {kind for kind, (workflow, _) in WORKFLOWS.items() if workflow in (RUN_STAGE, RUN_STUDY)}
     assert all(callable(resolve_name(name)) for name in RUNS.values())

@@ -33,8 +33,9 @@ def open_ledger(path: str) -> sqlite3.Connection:
     return ledger
 
 
-async def stage(kind: str, id_: str, _job: str, *, on_line: Callable[[str], None] | None = None) -> int:
+async def stage(*words: str, on_line: Callable[[str], None] | None = None) -> int:
     """Do what is not done yet; return how many units there are, 0 if the run is not wanted any more."""
+    kind, id_, _job = words[-3:]  # before them: the fence of a real stage
     engine = shared_engine(get_settings().tables_url)
     for unit in range(UNITS):
         with writing(engine) as session:
