@@ -1,6 +1,7 @@
 """The address is the state: reading and writing query parameters. Every value is checked before use."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 from urllib.parse import urlencode
 
 import streamlit as st
@@ -56,6 +57,17 @@ def put(**values: object) -> None:
             st.query_params.pop(name, None)
         elif st.query_params.get(name) != str(value):
             st.query_params[name] = str(value)
+
+
+def put_expert(row: str) -> None:
+    """Write the expert of a table's row into the address; '3.17' is layer 3, expert 17."""
+    layer, _, expert = row.partition(".")
+    put(layer=layer, expert=expert)
+
+
+def put_cell(sites: Sequence[Mapping[str, Any]]) -> Callable[[int, int], None]:
+    """Return what writes a cell (row, expert) of a map over these sites into the address."""
+    return lambda row, expert: put(layer=sites[row]["layer"], expert=expert)
 
 
 def root() -> str:

@@ -1,34 +1,17 @@
-"""Figures of a comparison: three maps on one scale, and the drift per layer. Pure: no Streamlit, no HTTP."""
+"""Figures of a comparison: the drift per layer. Its maps are risk_charts.plain_heat. Pure: no Streamlit, no HTTP."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
 from dashboard import words
-from dashboard.charts import Heat, Lines, Matrix, Trace, site_labels
+from dashboard.charts import Lines, Matrix, Trace, site_labels
 from dashboard.client import Json
-
-Marks = tuple[tuple[int, int], ...]
-
-
-def side_heat(values: Matrix, sites: Sequence[Json], vmax: float, what: str, marks: Marks) -> Heat:
-    """Return the map of one side's risk_diff."""
-    label = f"{what}: heatmap of risk_diff, {len(sites)} layers by {values.shape[1]} experts."
-    return Heat(z=values, labels=site_labels(sites), vmax=vmax, label=label, marks=marks)
-
-
-def difference_map(
-    values: Matrix, sites: Sequence[Json], vmax: float, marks: Marks, *, what: str = "b minus a", unit: str = "b − a"
-) -> Heat:
-    """Return the map of a difference, on the sides' own scale."""
-    label = f"{what}: heatmap of {len(sites)} layers by {values.shape[1]} experts. Arrow keys walk the cells."
-    return Heat(z=values, labels=site_labels(sites), vmax=vmax, label=label, unit=unit, marks=marks)
 
 
 def drift_per_layer(layers: Sequence[Json], intervals: Sequence[Json | None], labels: Sequence[str]) -> Lines:
     """Drift per layer as measured, and beside it what is left after sampling noise, with its interval."""
-    numbers = [float(layer["layer"]) for layer in layers]
-    x = numbers if len(set(numbers)) == len(numbers) else [float(place) for place in range(len(layers))]
+    x = _along(layers)
     plain = [layer["rms"] for layer in layers]
     hover = [f"layer {labels[i]}<br>drift {words.number(layer['rms'], 4)}" for i, layer in enumerate(layers)]
     traces = [Trace(x, plain, "all", "drift as measured (RMS of b − a)", "lines+markers", hover, size=5)]
@@ -59,8 +42,7 @@ def drift_per_layer(layers: Sequence[Json], intervals: Sequence[Json | None], la
 def drift_from_first(found: Json) -> Lines:
     """Drift per layer of every other side from the first: one line each."""
     first, sites = found["risk_diff"][0], found["sites"]
-    numbers = [float(site["layer"]) for site in sites]
-    x = numbers if len(set(numbers)) == len(numbers) else [float(place) for place in range(len(sites))]
+    x = _along(sites)
     labels = site_labels(sites)
     traces = []
     for number, (side, own) in enumerate(zip(found["sides"][1:], found["risk_diff"][1:], strict=True), 1):
@@ -76,6 +58,12 @@ def drift_from_first(found: Json) -> Lines:
         height=300,
         from_zero=True,
     )
+
+
+def _along(sites: Sequence[Json]) -> list[float]:
+    """Return where each site stands along x: its layer's number, or its place where a layer holds two sites."""
+    numbers = [float(site["layer"]) for site in sites]
+    return numbers if len(set(numbers)) == len(numbers) else [float(place) for place in range(len(sites))]
 
 
 def root_mean_square(values: Matrix) -> float | None:

@@ -108,40 +108,6 @@ def _batch_hover(row: Json, feature: Json, key: str) -> str:
     )
 
 
-def order_by_epoch(steps: Sequence[Json]) -> Lines:
-    """Which batch was visited when: the place in the epoch, one row of marks per batch, one colour change per epoch."""
-    seen = [s for s in steps if s["batch_idx"] is not None]
-    epochs: dict[int, list[Json]] = {}
-    for s in seen:
-        epochs.setdefault(s["epoch"], []).append(s)
-    traces = [
-        Trace(
-            [float(s["step"]) for s in own],
-            [float(s["batch_idx"]) for s in own],
-            "accent" if epoch % 2 == 0 else "all",
-            "",
-            "markers",
-            [
-                f"epoch {epoch + 1}, place {i} · step {s['step']}<br>batch {s['batch_idx']}"
-                for i, s in enumerate(own, 1)
-            ],
-            [int(s["step"]) for s in own],
-            size=6,
-        )
-        for epoch, own in epochs.items()
-    ]
-    last = max((s["batch_idx"] for s in seen), default=0)
-    ends = [own[-1]["step"] + 0.5 for own in list(epochs.values())[:-1]]
-    rules = [Trace([end, end], [-0.5, last + 0.5], "quiet") for end in ends]
-    return Lines(
-        (*rules, *traces),
-        "step",
-        "analysis batch",
-        f"Order in which batches were visited in {len(epochs)} epochs; a point opens its step",
-        height=300,
-    )
-
-
 def losses_in_words(losses: Sequence[float | None], digits: int = 2) -> str:
     """'2.31 → 1.20 → 0.80'; of many visits the first and the last two."""
     said = [words.number(loss, digits) for loss in losses]

@@ -7,6 +7,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard import words
 from dashboard.assets import read
 from dashboard.client import Json
 
@@ -50,6 +51,11 @@ def cell(text: object, value: object = None, hint: str | None = None, ends: Sequ
     if ends:
         made["e"] = [_there(end) for end in ends]
     return made
+
+
+def expert_cell(layer: int, expert: int, hint: str | None = None) -> Json:
+    """Return the cell that names an expert, sorted by layer, then by number."""
+    return cell(words.expert(layer, expert), layer * 100_000 + expert, hint)
 
 
 def _there(value: Any) -> Any:

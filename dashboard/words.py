@@ -184,6 +184,11 @@ def batches(n: int) -> str:
     return plural(n, "batch", "batches")
 
 
+def expert(layer: int, number: int) -> str:
+    """How an expert is called: 'Layer 3 · Expert 17'."""
+    return f"Layer {layer} · Expert {number}"
+
+
 def short_hash(digest: str | None) -> str:
     """The first 12 hex digits of a digest."""
     return digest[:12] if digest else "–"

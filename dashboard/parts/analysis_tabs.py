@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import address, charts, data, ui, words
+from dashboard import address, data, risk_charts, ui, words
 from dashboard.client import Api, Json
 from dashboard.parts import context, expert_sets, experts_room, keeping, runs, statistics_room, verify
 from dashboard.plot import lines
@@ -60,7 +60,7 @@ def _batches(api: Api, analysis: Json) -> None:
 
     if any(r["status"] == "measured" for r in rows):
         lines(
-            charts.batches_strip(rows),
+            risk_charts.batches_strip(rows),
             key=f"strip:{analysis['id']}",
             filename=f"batches-{analysis['id']}",
             on_point=remember_batch,

@@ -6,7 +6,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import address, charts, data, fields, ui, words
+from dashboard import address, cells, charts, data, fields, risk_charts, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
 from dashboard.parts import colour_range, tested
@@ -31,21 +31,14 @@ class Maps:
     @property
     def chosen(self) -> tuple[int, int] | None:
         """(row, expert) of the address, if the model has such an expert."""
-        layer, expert = address.index("layer"), address.index("expert")
-        if layer is None or expert is None:
-            return None
-        cells = charts.cells_of([(layer, expert)], self.sites)
-        return cells[0] if cells and expert < self.sites[cells[0][0]]["n_experts"] else None
-
-    def pick(self, row: int, expert: int) -> None:
-        """Write a cell into the address."""
-        address.put(layer=self.sites[row]["layer"], expert=expert)
+        return cells.chosen(address.index("layer"), address.index("expert"), self.sites)
 
     def draw(self, name: str, figure: charts.Heat) -> None:
         """Show one map; its key stays the same for every batch, so that zoom and selection stay."""
         key, of = f"{name}:{self.analysis['id']}", "" if name == "aggregate" else f"-batch-{self.batch_idx}"
         filename = f"risk-diff-{name}-{self.analysis['id']}{of}"
-        heatmap(figure, key=key, filename=filename, selected=self.chosen, on_cell=self.pick)
+        pick = address.put_cell(self.sites)
+        heatmap(figure, key=key, filename=filename, selected=self.chosen, on_cell=pick)
 
 
 def show(api: Api, analysis: Json, batch: Json, scope: str, pool: str) -> None:
@@ -92,10 +85,10 @@ def show(api: Api, analysis: Json, batch: Json, scope: str, pool: str) -> None:
 def _own(maps: Maps) -> charts.Cells:
     """Show the batch's own map; return the cells with a dot: those above the batch's noise floor."""
     own = maps.own
-    marks = charts.above_floor(own["risk_diff"], own["noise_floor"])
+    marks = cells.above(own["risk_diff"], own["noise_floor"])
     stored = tested.finished(maps.api, maps.analysis, maps.scope, maps.pool)
     tests = data.tests(maps.api, stored["id"]) if stored else {}
-    figure = charts.risk_heat(
+    figure = risk_charts.risk_heat(
         own,
         maps.sites,
         maps.reach.vmax,
@@ -111,7 +104,7 @@ def _own(maps: Maps) -> charts.Cells:
 
 
 def _aggregate(maps: Maps) -> None:
-    figure = charts.risk_heat(maps.whole, maps.sites, maps.reach.vmax, "All batches")
+    figure = risk_charts.risk_heat(maps.whole, maps.sites, maps.reach.vmax, "All batches")
     if figure is None:
         ui.note("All batches together have no value yet.")
         return
@@ -124,9 +117,9 @@ def _difference(maps: Maps) -> None:
         ui.note("All batches together have no value yet.")
         return
     a, b = maps.own["risk_diff"], maps.whole["risk_diff"]
-    stretched = _own_scale()
+    stretched, what = _own_scale(), f"Batch {maps.batch_idx} minus all batches"
     vmax = charts.round_up(charts.largest(a - b)) if stretched else maps.reach.vmax
-    figure = charts.difference_heat(a, b, maps.sites, vmax, f"Batch {maps.batch_idx}")
+    figure = risk_charts.plain_heat(a - b, maps.sites, vmax, what, unit="difference")
     said = f"This batch − all batches{f', on a scale of its own: ±{words.short_float(vmax)}' if stretched else ''}"
     _title(maps, said, "difference", maps.batch_idx, figure)
     maps.draw("difference", figure)
@@ -176,7 +169,7 @@ def _cell_words(maps: Maps, chosen: tuple[int, int]) -> None:
     layer = maps.sites[row]["layer"]
     ui.facts(
         [
-            ("cell", f"Layer {layer} · Expert {expert}", ""),
+            ("cell", words.expert(layer, expert), ""),
             ("in this batch", words.signed(float(maps.own["risk_diff"][chosen]), 4), ""),
             (
                 "noise floor of the cell",
@@ -187,7 +180,7 @@ def _cell_words(maps: Maps, chosen: tuple[int, int]) -> None:
         ]
     )
     address.link(
-        f"Layer {layer} · Expert {expert} in every batch",
+        f"{words.expert(layer, expert)} in every batch",
         "analysis",
         icon=":material/arrow_forward:",
         id=maps.analysis["id"],

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dashboard import address, ui, words
 from dashboard.client import Json
 from dashboard.data import Matrix
-from dashboard.table import Column, Row, cell, table
+from dashboard.table import Column, Row, cell, expert_cell, table
 
 DIRECTIONS = {"unsafe": "fires more on unsafe", "safe": "fires more on safe", "both": "either way"}
 
@@ -35,7 +35,7 @@ def movers(found: Json, low: Matrix | None, high: Matrix | None, trained: set[tu
     for r in rows:
         at = (r["site"], r["expert"])
         cells = {
-            "expert": cell(f"Layer {r['layer']} · Expert {r['expert']}", r["layer"] * 100_000 + r["expert"]),
+            "expert": expert_cell(r["layer"], r["expert"]),
             "difference": cell(words.signed(r["difference"], 4), r["difference"]),
             "a": cell(words.signed(r["risk_diff_a"], 4), r["risk_diff_a"]),
             "b": cell(words.signed(r["risk_diff_b"], 4), r["risk_diff_b"]),
@@ -46,12 +46,16 @@ def movers(found: Json, low: Matrix | None, high: Matrix | None, trained: set[tu
         here = address.here(layer=r["layer"], expert=r["expert"])
         made.append(Row(f"{r['layer']}.{r['expert']}", here, cells))
 
-    def pick(row: str) -> None:
-        layer, _, expert = row.partition(".")
-        address.put(layer=layer, expert=expert)
-
     shown = f"{address.index('layer')}.{address.index('expert')}"
-    table(columns, made, key="movers", label="Experts that moved most", selected=shown, height=420, on_open=pick)
+    table(
+        columns,
+        made,
+        key="movers",
+        label="Experts that moved most",
+        selected=shown,
+        height=420,
+        on_open=address.put_expert,
+    )
     ui.note(
         "The largest differences of many are large by luck too: an interval here is each expert's own."
         if low is not None

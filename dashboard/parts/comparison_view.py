@@ -5,7 +5,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import address, charts, comparison_charts, data, ui, words
+from dashboard import address, cells, charts, comparison_charts, data, risk_charts, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.data import Matrix
 from dashboard.heatmap import heatmap
@@ -129,28 +129,26 @@ def _figures(found: Json, kept: Json | None) -> None:
 def _maps(api: Api, found: Json, kept: Json | None) -> None:
     sites, vmax = found["sites"], charts.round_up(found["max_abs"])
     trained = found["result"]["trained"]
-    marks = charts.cells_of(trained["experts"], sites) if trained and trained["experts"] else ()
-    chosen = charts.chosen_cell(address.index("layer"), address.index("expert"), sites)
+    marks = cells.of_experts(trained["experts"], sites) if trained and trained["experts"] else ()
+    chosen = cells.chosen(address.index("layer"), address.index("expert"), sites)
     first, second = found["result"]["sides"]
-
-    def pick(row: int, expert: int) -> None:
-        address.put(layer=sites[row]["layer"], expert=expert)
 
     def draw(name: str, figure: charts.Heat) -> None:
         key = f"compare:{name}:{found['analysis_a']}:{found['analysis_b']}:{found['scope']}:{found['pool']}"
-        heatmap(figure, key=key, filename=f"compare-{name}", selected=chosen, on_cell=pick)
+        heatmap(figure, key=key, filename=f"compare-{name}", selected=chosen, on_cell=address.put_cell(sites))
         _share(found, figure, f"share-{name}", key)
 
+    plain = risk_charts.plain_heat
     ui.note(f"b − a, {words.SCOPES[found['scope']]}, pool {found['pool']}")
-    draw("difference", comparison_charts.difference_map(found["difference"], sites, vmax, marks))
+    draw("difference", plain(found["difference"], sites, vmax, "b minus a", unit="b − a", marks=marks))
     stacked = found["n_experts"] > 64
     left, right = (st.container(), st.container()) if stacked else st.columns(2, gap="medium")
     with left:
         ui.note(f"a: {first['name']}")
-        draw("a", comparison_charts.side_heat(found["risk_diff_a"], sites, vmax, "a", marks))
+        draw("a", plain(found["risk_diff_a"], sites, vmax, "a", marks=marks))
     with right:
         ui.note(f"b: {second['name']}")
-        draw("b", comparison_charts.side_heat(found["risk_diff_b"], sites, vmax, "b", marks))
+        draw("b", plain(found["risk_diff_b"], sites, vmax, "b", marks=marks))
     ui.colour_key()
     dots = "Dots: the experts that were trained. " if marks else ""
     ui.note(
@@ -206,7 +204,7 @@ def _cell(api: Api, found: Json, kept: Json | None, at: tuple[int, int]) -> None
         if low is not None and high is not None
         else "no interval"
     )
-    st.subheader(f"Layer {found['sites'][row]['layer']} · Expert {expert}")
+    st.subheader(words.expert(found["sites"][row]["layer"], expert))
     ui.facts(
         [
             ("b − a", words.signed(values["difference"], 4), interval),

@@ -79,10 +79,8 @@ def _load(api: Api, analysis: Json, scope: str) -> str:
         ]
     )
 
-    def pick(row: int, expert: int) -> None:
-        address.put(layer=load["sites"][row]["layer"], expert=expert)
-
-    heatmap(context_charts.load_heat(load, analysis["name"]), key=f"load:{name}", filename=name, on_cell=pick)
+    figure, pick = context_charts.load_heat(load, analysis["name"]), address.put_cell(load["sites"])
+    heatmap(figure, key=f"load:{name}", filename=name, on_cell=pick)
     _load_key(dead)
     with st.expander("Layer by layer"):
         _layers(load)

@@ -8,7 +8,7 @@ import streamlit as st
 from dashboard import address, context_charts, data, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
-from dashboard.table import Column, Row, cell, table
+from dashboard.table import Column, Row, cell, expert_cell, table
 
 LABELS = {"all": "safe and unsafe", "safe": "safe prompts", "unsafe": "unsafe prompts"}
 ORDERS = {"excess": "most beyond chance", "lift": "highest lift", "count": "most often"}
@@ -38,7 +38,7 @@ def experts(api: Api, run: Json, pool: str) -> None:
             f"{r['layer']}.{r['expert']}",
             address.href("analysis", id=run["analysis_id"], layer=r["layer"], expert=r["expert"], view="context"),
             {
-                "expert": cell(f"Layer {r['layer']} · Expert {r['expert']}", r["layer"] * 100_000 + r["expert"]),
+                "expert": expert_cell(r["layer"], r["expert"]),
                 "risk": cell(words.signed(r["risk_diff"], 4), r["risk_diff"]),
                 "top": cell(r["top"]["text"] if r["top"] else "–"),
                 "share": cell(words.signed(r["top"]["contribution"], 4) if r["top"] else "–"),
@@ -49,14 +49,10 @@ def experts(api: Api, run: Json, pool: str) -> None:
         for r in rows
     ]
 
-    def pick(row: str) -> None:
-        layer, _, expert = row.partition(".")
-        address.put(layer=layer, expert=expert)
-
     shown = f"{st.query_params.get('layer')}.{st.query_params.get('expert')}"
     label = "Experts and the token that does most for each"
     columns = (EXPERT_HEAD, risk, *EXPERT_TAIL)
-    table(columns, made, key="context-experts", label=label, selected=shown, height=400, on_open=pick)
+    table(columns, made, key="context-experts", label=label, selected=shown, height=400, on_open=address.put_expert)
     ui.note(
         "Concentration: the share of the five largest contributions in all of them. Near 100 %, five tokens make the "
         "whole risk_diff: read them before you call the expert anything."

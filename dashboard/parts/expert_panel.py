@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import address, charts, data, ui, words
+from dashboard import address, cells, data, risk_charts, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.parts import tested
 from dashboard.plot import lines
@@ -35,7 +35,7 @@ def show(api: Api, analysis: Json, which: tuple[int, int], scope: str, pool: str
     except ApiRefused as error:
         ui.refused(error)
         return
-    st.subheader(f"Layer {layer} · Expert {expert}")
+    st.subheader(words.expert(layer, expert))
     ui.facts(
         [
             ("risk_diff", words.signed(found["risk_diff"], 4), pool),
@@ -66,7 +66,7 @@ def _of_tokens(count: int, tokens: int, pool: str) -> str:
 def _tests(api: Api, analysis: Json, which: tuple[int, int], stored: Json) -> None:
     """Show interval, p, q and how often the expert is chosen, or why there is no test."""
     figures, summary = data.tests(api, stored["id"]), stored["summary"]
-    row, expert = charts.cells_of([which], analysis["sites"])[0]
+    row, expert = cells.of_experts([which], analysis["sites"])[0]
     of = {name: tested.figure(figures, name, row, expert) for name in data.TESTS}
     facts = [(tested.interval_words(stored), words.interval(of["ci_low"], of["ci_high"], 4), "of risk_diff")]
     if tested.testable(stored):
@@ -97,7 +97,7 @@ def _batches(analysis: Json, found: Json, scope: str, pool: str) -> None:
     def open_batch(batch_idx: int) -> None:
         st.session_state["open_batch"] = batch_idx
 
-    figure, name = charts.expert_over_batches(found), f"expert-{layer}-{expert}-{analysis['id']}"
+    figure, name = risk_charts.expert_over_batches(found), f"expert-{layer}-{expert}-{analysis['id']}"
     key = f"expert:{analysis['id']}:{layer}:{expert}:{scope}:{pool}"
     lines(figure, key=key, filename=name, on_point=open_batch, behind=False)
     ui.share(

@@ -7,7 +7,7 @@ import streamlit as st
 from dashboard import address, fields, ui, words
 from dashboard.client import Api, Json
 from dashboard.parts import pager, tested
-from dashboard.table import Column, Row, cell, table
+from dashboard.table import Column, Row, cell, expert_cell, table
 
 PER_PAGE = 100
 ORDERS = ("abs", "-risk_diff", "risk_diff", "p_max_t", "p", "q", "frequency", "load", "-load", "layer")
@@ -86,14 +86,13 @@ _RISK_ORDERS = (("abs", "by size"), ("-risk_diff", "descending"), ("risk_diff", 
 
 def _row(analysis: Json, r: Json) -> Row:
     ends = (r["ci_low"], r["ci_high"])
-    name = f"Layer {r['layer']} · Expert {r['expert']}"
     tokens = f"{words.count(r['count_unsafe'])} of {words.count(r['tokens_unsafe'])} tokens"
     safe_tokens = f"{words.count(r['count_safe'])} of {words.count(r['tokens_safe'])} tokens"
     return Row(
         f"{r['layer']}.{r['expert']}",
         address.href("analysis", id=analysis["id"], view="experts", layer=r["layer"], expert=r["expert"]),
         {
-            "expert": cell(name, hint=r["site"]),
+            "expert": expert_cell(r["layer"], r["expert"], hint=r["site"]),
             "risk": cell(words.signed(r["risk_diff"], 4), r["risk_diff"], ends=ends),
             "interval": cell(words.interval(*ends), hint=NOTHING_KNOWN if ends == (-1.0, 1.0) else None),
             "p_max_t": cell(words.p_value(r["p_max_t"])),
@@ -118,10 +117,6 @@ def reach(rows: Sequence[Json]) -> float:
 
 
 def _table(analysis: Json, stored: Json | None, rows: Sequence[Json], sort: str) -> None:
-    def pick(row: str) -> None:
-        layer, _, expert = row.partition(".")
-        address.put(layer=layer, expert=expert)
-
     def order(key: str) -> None:
         address.put(sort=None if key == ORDERS[0] else key, after=None)
 
@@ -132,7 +127,7 @@ def _table(analysis: Json, stored: Json | None, rows: Sequence[Json], sort: str)
         label="Experts",
         selected=f"{st.query_params.get('layer')}.{st.query_params.get('expert')}",
         height=480,
-        on_open=pick,
+        on_open=address.put_expert,
         sort=sort,
         on_sort=order,
     )

@@ -9,7 +9,7 @@ from dashboard import address, charts, data, sample_charts, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
 from dashboard.parts import prompt_text
-from dashboard.table import Column, Row, cell, table
+from dashboard.table import Column, Row, cell, expert_cell, table
 
 MOST = 12
 """Rows of the list of experts."""
@@ -110,10 +110,7 @@ def _routing(api: Api, analysis: Json, batch: Json, sample: Json, scope: str, po
     what = f"Sample {place[1]} of batch {place[0]}"
     figure = sample_charts.routed(shown, found["counts"], sites, what, beyond=kind == "beyond")
 
-    def pick(row: int, expert: int) -> None:
-        address.put(layer=sites[row]["layer"], expert=expert)
-
-    heatmap(figure, key=f"{key}:{kind}", filename=name, on_cell=pick)
+    heatmap(figure, key=f"{key}:{kind}", filename=name, on_cell=address.put_cell(sites))
     ui.note(_explain(found, sample["label"], scope, kind, figure.vmax))
     _top(found, usual, whole["risk_diff"], sample["label"])
 
@@ -164,7 +161,7 @@ def _top(found: Json, usual: charts.Matrix | None, risk: charts.Matrix | None, l
                 f"{layer}.{place[1]}",
                 address.here(layer=layer, expert=place[1]),
                 {
-                    "expert": cell(f"Layer {layer} · Expert {place[1]}", layer * 100_000 + place[1]),
+                    "expert": expert_cell(layer, place[1]),
                     "count": cell(words.count(int(counts[place])), int(counts[place])),
                     "rate": cell(words.percent(over), over),
                     "usual": cell(words.percent(mean), mean),
@@ -174,10 +171,6 @@ def _top(found: Json, usual: charts.Matrix | None, risk: charts.Matrix | None, l
             )
         )
 
-    def pick(row: str) -> None:
-        layer, _, expert = row.partition(".")
-        address.put(layer=layer, expert=expert)
-
     caption = f"Experts that its tokens reached most beyond other {label} prompts"
     ui.note(f"{caption}:")
-    table(TOP_COLUMNS, made, key="sample-experts", label=caption, on_open=pick)
+    table(TOP_COLUMNS, made, key="sample-experts", label=caption, on_open=address.put_expert)

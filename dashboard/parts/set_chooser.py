@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import address, charts, data, fields, ui, words
+from dashboard import address, cells, charts, data, fields, risk_charts, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.heatmap import heatmap
 from dashboard.parts import statistics_room, tested
@@ -194,12 +194,12 @@ def _kept(found: Json) -> None:
 def _map(api: Api, analysis: Json, rule: Json, found: Json) -> None:
     risk = data.risk(api, analysis, rule["scope"], rule["pool"])
     sites = risk["sites"]
-    figure = charts.risk_heat(
+    figure = risk_charts.risk_heat(
         risk,
         sites,
         charts.round_up(risk["max_abs"] or 0.0),
         "Chosen experts",
-        frames=charts.cells_of(found["experts"], sites),
+        frames=cells.of_experts(found["experts"], sites),
     )
     if figure is None:
         return

@@ -2,7 +2,7 @@
 
 from dashboard import address, ui, words
 from dashboard.client import Json
-from dashboard.table import Column, Row, cell, table
+from dashboard.table import Column, Row, cell, expert_cell, table
 
 
 def movers(found: Json) -> None:
@@ -20,19 +20,23 @@ def movers(found: Json) -> None:
     made = []
     for r in rows:
         cells = {
-            "expert": cell(f"Layer {r['layer']} · Expert {r['expert']}", r["layer"] * 100_000 + r["expert"]),
+            "expert": expert_cell(r["layer"], r["expert"]),
             "spread": cell(words.number(r["spread"], 4), r["spread"] / largest),
         }
         cells |= {f"s{i}": cell(words.signed(value, 4), value) for i, value in enumerate(r["risk_diff"])}
         here = address.here(layer=r["layer"], expert=r["expert"])
         made.append(Row(f"{r['layer']}.{r['expert']}", here, cells))
 
-    def pick(row: str) -> None:
-        layer, _, expert = row.partition(".")
-        address.put(layer=layer, expert=expert)
-
     shown = f"{address.index('layer')}.{address.index('expert')}"
-    table(columns, made, key="spreads", label="Experts that differ most", selected=shown, height=420, on_open=pick)
+    table(
+        columns,
+        made,
+        key="spreads",
+        label="Experts that differ most",
+        selected=shown,
+        height=420,
+        on_open=address.put_expert,
+    )
     ui.note("Spread: the largest risk_diff of any side minus the smallest. The largest of many is large by luck too.")
 
 

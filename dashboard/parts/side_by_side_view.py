@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import address, charts, comparison_charts, data, ui, words
+from dashboard import address, cells, charts, comparison_charts, data, risk_charts, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.heatmap import heatmap
 from dashboard.parts.side_by_side_tables import movers, pairs
@@ -92,10 +92,7 @@ def _maps(found: Json, shown: str) -> None:
     sites, sides = found["sites"], found["sides"]
     moved = shown == "moved"
     vmax = charts.round_up(found["max_difference" if moved else "max_abs"])
-    chosen = charts.chosen_cell(address.index("layer"), address.index("expert"), sites)
-
-    def pick(row: int, expert: int) -> None:
-        address.put(layer=sites[row]["layer"], expert=expert)
+    chosen = cells.chosen(address.index("layer"), address.index("expert"), sites)
 
     first = found["risk_diff"][0]
     wide = found["n_experts"] > 64
@@ -106,21 +103,20 @@ def _maps(found: Json, shown: str) -> None:
         with places[number - moved]:
             name = short(number, side)
             ui.note(f"{name} − 1" if moved else name)
-            figure = (
-                comparison_charts.difference_map(
-                    own - first, sites, vmax, (), what=f"{name} minus 1", unit="difference"
-                )
-                if moved
-                else comparison_charts.side_heat(own, sites, vmax, name, ())
-            )
             heatmap(
-                figure, key=f"side:{shown}:{side['id']}", filename=f"side-{number + 1}", selected=chosen, on_cell=pick
+                risk_charts.plain_heat(own - first, sites, vmax, f"{name} minus 1", unit="difference")
+                if moved
+                else risk_charts.plain_heat(own, sites, vmax, name),
+                key=f"side:{shown}:{side['id']}",
+                filename=f"side-{number + 1}",
+                selected=chosen,
+                on_cell=address.put_cell(sites),
             )
     ui.colour_key()
     ui.note(f"All maps share one scale, ±{words.short_float(vmax)}. {words.NOT_A_CAUSE}")
     if chosen:
         row, expert = chosen
-        st.subheader(f"Layer {sites[row]['layer']} · Expert {expert}")
+        st.subheader(words.expert(sites[row]["layer"], expert))
         values = [float(own[chosen]) for own in found["risk_diff"]]
         ui.facts([(short(i, side), words.signed(values[i], 4), "") for i, side in enumerate(sides)])
     else:

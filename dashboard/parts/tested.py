@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from dashboard import address, charts, data
+from dashboard import address, cells, charts, data
 from dashboard.client import Api, Json
 
 MARKS = {"family": "family-wise p", "q": "q-value", "none": "none"}
@@ -38,8 +38,8 @@ def testable(stored: Json) -> bool:
 def marked(kind: str, stored: Json, figures: Mapping[str, charts.Matrix | None]) -> charts.Cells:
     """Return the cells that get a mark: by p of the whole family, or by q."""
     if kind == "family":
-        return charts.below(figures["p_max_t"], stored["summary"]["alpha"])
-    return charts.below(figures["q"], Q_LIMIT) if kind == "q" else ()
+        return cells.below(figures["p_max_t"], stored["summary"]["alpha"])
+    return cells.below(figures["q"], Q_LIMIT) if kind == "q" else ()
 
 
 def mark_words(kind: str, stored: Json) -> str:

@@ -4,7 +4,7 @@ from html import escape
 
 import streamlit as st
 
-from dashboard import address, charts, data, ui, words
+from dashboard import address, cells, charts, data, risk_charts, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
 from dashboard.parts import (
@@ -123,10 +123,10 @@ def _map_and_expert(api: Api, analysis: Json, drawn: tuple[object, ...]) -> None
     if _address() != drawn:  # the rooms below show the same scope, pool and expert
         st.rerun(scope="app")
     figures = data.tests(api, stored["id"]) if stored else None
-    cells = tested.marked(marks, stored, figures) if stored and figures else ()
-    if not _heatmap(analysis, risk, reach.vmax, stored, figures, cells):
+    dots = tested.marked(marks, stored, figures) if stored and figures else ()
+    if not _heatmap(analysis, risk, reach.vmax, stored, figures, dots):
         return
-    _legend(analysis, stored, marks, len(cells), scope, pool)
+    _legend(analysis, stored, marks, len(dots), scope, pool)
     ui.note(reach.beyond(risk["risk_diff"]) + _what_is_shown(risk, scope, pool))
     chosen = expert_panel.chosen(risk["sites"] or analysis["sites"])
     if chosen:
@@ -154,16 +154,15 @@ def _heatmap(
     vmax: float,
     stored: Json | None,
     figures: dict[str, charts.Matrix | None] | None,
-    cells: charts.Cells,
+    marks: charts.Cells,
 ) -> bool:
     sites = risk["sites"] or analysis["sites"]
-    chosen = expert_panel.chosen(sites)
-    figure = charts.risk_heat(
+    figure = risk_charts.risk_heat(
         risk,
         sites,
         vmax,
         analysis["name"],
-        marks=cells,
+        marks=marks,
         tests=figures,
         interval=tested.interval_words(stored) if stored else "",
     )
@@ -171,10 +170,7 @@ def _heatmap(
         ui.card("No heatmap", [escape(risk["reason"] or "There is no value to show yet.")])
         return False
 
-    def pick(row: int, expert: int) -> None:
-        address.put(layer=sites[row]["layer"], expert=expert)
-
-    selected = charts.cells_of([chosen], sites)[0] if chosen else None
+    selected, pick = cells.chosen(address.index("layer"), address.index("expert"), sites), address.put_cell(sites)
     scope, pool = risk["scope"], risk["pool"]
     name = f"risk-diff-{analysis['id']}-{scope}-{pool}"
     heatmap(figure, key=f"map:{analysis['id']}:{scope}:{pool}", filename=name, selected=selected, on_cell=pick)

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import address, charts, data, ui, words
+from dashboard import address, charts, data, risk_charts, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.heatmap import heatmap
 from dashboard.parts import runs
@@ -62,7 +62,7 @@ def _newest(api: Api, analysis: Json) -> None:
     left, right = st.columns([3, 2], gap="medium", vertical_alignment="top")
     with left:
         vmax = charts.round_up(risk["max_abs"] or 0.0)
-        figure = charts.risk_heat(risk, risk["sites"], vmax, "All batches")
+        figure = risk_charts.risk_heat(risk, risk["sites"], vmax, "All batches")
         if figure:
             heatmap(
                 figure, key=f"newest:{analysis['id']}", filename=f"risk-diff-{analysis['id']}", on_cell=lambda *_: None

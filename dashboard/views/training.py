@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import address, charts, data, fall_charts, ui, words
+from dashboard import address, charts, data, loss_charts, ui, words
 from dashboard.client import Api, Json
 from dashboard.parts import (
     before_after,
@@ -152,11 +152,11 @@ def _curve(api: Api, training: Json, steps: Sequence[Json], curve: str) -> None:
 
 def _figure(api: Api, training: Json, steps: Sequence[Json], curve: str) -> charts.Lines:
     if curve == "order":
-        return fall_charts.order_by_epoch(steps)
+        return loss_charts.order_by_epoch(steps)
     if curve == "risk":
         path = f"/analyses/{training['analysis_id']}/batches"
-        return charts.loss_against_risk(steps, data.all_items(api, path, "trained"))
-    return charts.loss_curve(steps, preserved=training["params"].get("preserve_batches", True))
+        return loss_charts.loss_against_risk(steps, data.all_items(api, path, "trained"))
+    return loss_charts.loss_curve(steps, preserved=training["params"].get("preserve_batches", True))
 
 
 def _strip(training: Json, steps: Sequence[Json]) -> None:

@@ -3,7 +3,7 @@ import base64
 import numpy as np
 import pytest
 
-from dashboard import charts, data
+from dashboard import cells, charts, data, loss_charts, risk_charts
 
 SITES = [{"layer": layer, "site": f"model.layers.{layer}.mlp", "n_experts": 4, "top_k": 2} for layer in (3, 7)]
 
@@ -13,7 +13,7 @@ def _risk(values: list[list[float | None]]) -> dict[str, object]:
 
 
 def test_a_null_becomes_no_value_and_travels_as_nan() -> None:
-    figure = charts.risk_heat(_risk([[0.1, None, -0.2, 0.0], [0.0, 0.0, 0.3, 0.0]]), SITES, 0.3, "x")
+    figure = risk_charts.risk_heat(_risk([[0.1, None, -0.2, 0.0], [0.0, 0.0, 0.3, 0.0]]), SITES, 0.3, "x")
     assert figure is not None
     sent = np.frombuffer(base64.b64decode(figure.spec()["z"]), dtype="<f4")
     assert np.isnan(sent[1])
@@ -30,12 +30,12 @@ def test_two_sites_in_one_layer_are_told_apart() -> None:
 
 
 def test_no_values_make_no_heatmap_rather_than_a_blank_one() -> None:
-    assert charts.risk_heat(_risk([]), SITES, 1.0, "x") is None
+    assert risk_charts.risk_heat(_risk([]), SITES, 1.0, "x") is None
 
 
 def test_the_stamp_changes_with_any_value() -> None:
-    a = charts.risk_heat(_risk([[0.1, 0.2]]), SITES[:1], 1.0, "x")
-    b = charts.risk_heat(_risk([[0.1, 0.3]]), SITES[:1], 1.0, "x")
+    a = risk_charts.risk_heat(_risk([[0.1, 0.2]]), SITES[:1], 1.0, "x")
+    b = risk_charts.risk_heat(_risk([[0.1, 0.3]]), SITES[:1], 1.0, "x")
     assert a is not None
     assert b is not None
     assert a.spec()["stamp"] != b.spec()["stamp"]
@@ -50,12 +50,12 @@ def test_the_scale_ends_on_a_round_number_at_or_above_the_largest_value(value: f
 
 def test_only_cells_above_the_floor_are_marked_and_nan_never_is() -> None:
     values = np.array([[0.1, -0.3], [np.nan, 0.2]], dtype=np.float32)
-    assert charts.above_floor(values, 0.15) == ((0, 1), (1, 1))
-    assert charts.above_floor(values, None) == ()
+    assert cells.above(values, 0.15) == ((0, 1), (1, 1))
+    assert cells.above(values, None) == ()
 
 
 def test_an_expert_is_found_by_layer_number_not_by_row() -> None:
-    assert charts.cells_of([[7, 2], [3, 1], [9, 0]], SITES) == ((1, 2), (0, 1))
+    assert cells.of_experts([[7, 2], [3, 1], [9, 0]], SITES) == ((1, 2), (0, 1))
 
 
 def _steps() -> list[dict[str, object]]:
@@ -67,22 +67,22 @@ def _steps() -> list[dict[str, object]]:
 
 
 def test_every_point_of_the_loss_curve_leads_to_its_step() -> None:
-    traces = {t.name: t for t in charts.loss_curve(_steps()).traces}
+    traces = {t.name: t for t in loss_charts.loss_curve(_steps()).traces}
     assert traces["all"].refs == [1, 2, 3, 4]
     assert traces["safe prompts"].y == [1.1] * 4
 
 
 def test_a_step_that_is_not_verified_gets_its_own_mark() -> None:
-    traces = {t.name: t for t in charts.loss_curve(_steps()).traces}
+    traces = {t.name: t for t in loss_charts.loss_curve(_steps()).traces}
     assert traces["not verified"].refs == [3]
-    assert "not verified" not in {t.name for t in charts.loss_curve(_steps()[:2]).traces}
+    assert "not verified" not in {t.name for t in loss_charts.loss_curve(_steps()[:2]).traces}
 
 
 def test_a_batch_without_a_value_leaves_a_gap_in_the_plot_of_an_expert() -> None:
     rows = [
         {"batch_idx": i, "risk_diff": None if i == 1 else 0.1, "noise_floor": None if i == 1 else 0.2} for i in range(3)
     ]
-    figure = charts.expert_over_batches({"layer": 3, "expert": 1, "risk_diff": 0.1, "batches": rows})
+    figure = risk_charts.expert_over_batches({"layer": 3, "expert": 1, "risk_diff": 0.1, "batches": rows})
     points = next(t for t in figure.traces if t.refs)
     assert points.y == [0.1, None, 0.1]
     assert points.refs == [0, 1, 2]

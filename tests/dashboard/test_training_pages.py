@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dashboard import fall_charts
+from dashboard import fall_charts, loss_charts
 from tests.dashboard.backdrop import Backdrop, serve
 from tests.dashboard.conftest import Open
 from tests.dashboard.reading import plots, tables, words
@@ -106,10 +106,10 @@ def test_the_form_of_an_evaluation_opens_on_the_trained_model(backdrop: Backdrop
 
 def test_the_order_of_batches_has_a_rule_after_each_epoch_but_the_last() -> None:
     steps = [{"step": n, "epoch": (n - 1) // 2, "batch_idx": (n - 1) % 2} for n in range(1, 7)]
-    figure = fall_charts.order_by_epoch([*steps, {"step": 7, "epoch": 3, "batch_idx": None}])
+    figure = loss_charts.order_by_epoch([*steps, {"step": 7, "epoch": 3, "batch_idx": None}])
     assert [trace.x for trace in figure.traces if trace.role == "quiet"] == [[2.5, 2.5], [4.5, 4.5]]
     assert [ref for trace in figure.traces for ref in trace.refs or []] == [1, 2, 3, 4, 5, 6]
-    assert fall_charts.order_by_epoch([]).traces == ()
+    assert loss_charts.order_by_epoch([]).traces == ()
 
 
 def test_of_many_visits_the_ends_are_said() -> None:
