@@ -10,17 +10,15 @@ from sqlalchemy.orm import Session
 from backend.api import runs as edge_runs
 from backend.api.edge import PROBLEMS, Here, PathId
 from backend.api.idempotency import IdempotencyKey, Made, json_answer, once
-from backend.api.pagination import Paged, listing
 from backend.api.planning import planned
 from backend.api.schemas.analyses import AnalysisCreate, AnalysisOut, DryRunOut, PlanOut
-from backend.api.schemas.common import Clean, Listing, RunnablePatch, Status, VerificationOut
+from backend.api.schemas.common import Clean, Listing, RunnablePatch, VerificationOut
 from backend.api.schemas.estimates import EstimateOut
 from backend.domain.errors import InvalidInput
 from backend.domain.plan import PlanSettings, Strategy
 from backend.domain.vocabulary import Scope
 from backend.store import analyses, datasets, estimates, jobs, models, runs, statistics
 from backend.store import tables as t
-from backend.store.paging import Page
 from backend.store.plans import Frozen
 from backend.store.verify import verify_analysis
 
@@ -151,28 +149,12 @@ def _params(body: AnalysisCreate, plan: Frozen) -> dict[str, Any]:
 @router.get("")
 def get_all(
     here: Here,
-    page: Paged,
-    status: Status | None = None,
-    q: edge_runs.Search = None,
+    asked: edge_runs.Sorted,
     model: Annotated[str | None, Query(max_length=300, description="Only analyses of this model."), Clean] = None,
-    sort: edge_runs.RunSort = "-created_at",
-    deleted: edge_runs.Deleted = False,
 ) -> Listing[AnalysisOut]:
     """List analyses, newest first if not asked otherwise."""
     with here.reading() as session:
-        found = runs.listing(
-            session,
-            t.Analysis,
-            status=status,
-            q=q,
-            deleted=deleted,
-            after=page.after(str, str),
-            limit=page.limit,
-            sort=sort,
-            model_id=model,
-        )
-        shown = Page(show_all(session, found.items), found.next_key)
-    return listing(shown, lambda one: one)
+        return edge_runs.listing(session, t.Analysis, asked, show_all, model_id=model)
 
 
 @router.get("/{analysis_id}")

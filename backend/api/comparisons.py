@@ -21,13 +21,11 @@ from backend.api.formats import (
     unchanged,
 )
 from backend.api.idempotency import IdempotencyKey, Made, once
-from backend.api.pagination import Paged, listing
-from backend.api.schemas.common import Clean, Listing, RunnablePatch, Status, VerificationOut
+from backend.api.schemas.common import Clean, Listing, RunnablePatch, VerificationOut
 from backend.api.schemas.comparisons import ComparisonCreate, ComparisonDetailOut, ComparisonOut
 from backend.domain.errors import InvalidInput
 from backend.store import comparisons, jobs, runs
 from backend.store import tables as t
-from backend.store.paging import Page
 from backend.store.verify_runs import verify_comparison
 
 router = APIRouter(prefix="/comparisons", tags=["comparisons"], responses=PROBLEMS)
@@ -123,28 +121,13 @@ def _dry(compared: comparisons.Compared) -> dict[str, Any]:
 @router.get("")
 def get_all(
     here: Here,
-    page: Paged,
+    asked: edge_runs.Filtered,
     analysis_a: SideId = None,
     analysis_b: SideId = None,
-    status: Status | None = None,
-    q: edge_runs.Search = None,
-    deleted: edge_runs.Deleted = False,
 ) -> Listing[ComparisonOut]:
     """List comparisons, newest first, without their matrices."""
     with here.reading() as session:
-        found = runs.listing(
-            session,
-            t.Comparison,
-            status=status,
-            q=q,
-            deleted=deleted,
-            after=page.after(str, str),
-            limit=page.limit,
-            side_a=analysis_a,
-            side_b=analysis_b,
-        )
-        shown = Page(show_all(session, found.items), found.next_key)
-    return listing(shown, lambda one: one)
+        return edge_runs.listing(session, t.Comparison, asked, show_all, side_a=analysis_a, side_b=analysis_b)
 
 
 @router.get("/{comparison_id}", response_model=ComparisonDetailOut | ComparisonOut)

@@ -16,7 +16,7 @@ from backend.api.formats import FILES, TableFormat, json_response, npy_response,
 from backend.api.idempotency import IdempotencyKey, Made, once
 from backend.api.pagination import Paged, listing
 from backend.api.risk import SiteName, find_place
-from backend.api.schemas.common import Listing, PoolWord, RunnablePatch, Status, VerificationOut
+from backend.api.schemas.common import Listing, PoolWord, RunnablePatch, VerificationOut
 from backend.api.schemas.context import (
     CoactivationOut,
     ContextCreate,
@@ -31,7 +31,7 @@ from backend.domain.errors import Conflict, NoTokens
 from backend.domain.vocabulary import LABELS, Label, Pool
 from backend.store import analyses, contexts, jobs, risks, runs
 from backend.store import tables as t
-from backend.store.paging import Page, slice_page
+from backend.store.paging import slice_page
 from backend.store.verify_runs import verify_context
 
 router = APIRouter(tags=["experts in context"], responses=PROBLEMS)
@@ -90,29 +90,11 @@ def _experts(session: Session, analysis: t.Analysis, body: ContextCreate) -> lis
 
 
 @router.get("/analyses/{analysis_id}/context")
-def get_all(
-    here: Here,
-    analysis_id: PathId,
-    page: Paged,
-    status: Status | None = None,
-    q: edge_runs.Search = None,
-    deleted: edge_runs.Deleted = False,
-) -> Listing[ContextOut]:
+def get_all(here: Here, analysis_id: PathId, asked: edge_runs.Filtered) -> Listing[ContextOut]:
     """List the context runs of an analysis, newest first."""
     with here.reading() as session:
         runs.get(session, t.Analysis, analysis_id)
-        found = runs.listing(
-            session,
-            t.Context,
-            status=status,
-            q=q,
-            deleted=deleted,
-            after=page.after(str, str),
-            limit=page.limit,
-            analysis_id=analysis_id,
-        )
-        shown = Page(show_all(session, found.items), found.next_key)
-    return listing(shown, lambda one: one)
+        return edge_runs.listing(session, t.Context, asked, show_all, analysis_id=analysis_id)
 
 
 @router.get("/context/{context_id}")

@@ -13,7 +13,7 @@ from backend.api.edge import PROBLEMS, Here, PathId, SmallIndex
 from backend.api.formats import json_response, table_response
 from backend.api.idempotency import IdempotencyKey, Made, json_answer, once
 from backend.api.pagination import Paged, listing
-from backend.api.schemas.common import MAX_INT, Clean, LabelWord, Listing, RunnablePatch, Status, VerificationOut
+from backend.api.schemas.common import MAX_INT, Clean, LabelWord, Listing, RunnablePatch, VerificationOut
 from backend.api.schemas.evaluations import (
     ArmOut,
     EvaluationAnswerOut,
@@ -73,9 +73,14 @@ def _one(session: Session, one: t.Evaluation, job_ids: dict[str, str]) -> dict[s
     )
 
 
+def show_all(session: Session, found: Sequence[t.Evaluation]) -> list[EvaluationOut]:
+    """Return evaluations as the API shows them in lists."""
+    return [EvaluationOut.model_validate(one) for one in _shown(session, found)]
+
+
 def show(session: Session, id_: str) -> EvaluationOut:
     """Return one evaluation as the API shows it in lists."""
-    return EvaluationOut.model_validate(_shown(session, [runs.get(session, t.Evaluation, id_)])[0])
+    return show_all(session, [runs.get(session, t.Evaluation, id_)])[0]
 
 
 def show_detail(session: Session, id_: str) -> EvaluationDetailOut:
@@ -128,30 +133,14 @@ def _plan(plan: checks.Planned) -> dict[str, Any]:
 @router.get("")
 def get_all(
     here: Here,
-    page: Paged,
-    expert_set_id: Annotated[str | None, Query(max_length=100), Clean] = None,
+    asked: edge_runs.Sorted,
+    expert_set_id: edge_runs.OfId = None,
     intervention: InterventionWord | None = None,
-    status: Status | None = None,
-    q: edge_runs.Search = None,
-    sort: edge_runs.RunSort = "-created_at",
-    deleted: edge_runs.Deleted = False,
 ) -> Listing[EvaluationOut]:
     """List evaluations, newest first if not asked otherwise."""
     with here.reading() as session:
-        found = runs.listing(
-            session,
-            t.Evaluation,
-            status=status,
-            q=q,
-            deleted=deleted,
-            after=page.after(str, str),
-            limit=page.limit,
-            sort=sort,
-            expert_set_id=expert_set_id,
-            intervention=intervention,
-        )
-        shown = Page(_shown(session, found.items), found.next_key)
-    return listing(shown, EvaluationOut.model_validate)
+        own = {"expert_set_id": expert_set_id, "intervention": intervention}
+        return edge_runs.listing(session, t.Evaluation, asked, show_all, **own)
 
 
 @router.get("/judges")

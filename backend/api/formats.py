@@ -58,7 +58,8 @@ def json_response(body: dict[str, Any], tag: str | None = None) -> Response:
     return Response(pydantic_core.to_json(body, inf_nan_mode="null"), 200, _cached(tag), "application/json")
 
 
-def _file(content: bytes, media_type: str, filename: str, tag: str | None) -> Response:
+def file_response(content: bytes, media_type: str, filename: str, tag: str | None = None) -> Response:
+    """Return a file to download."""
     headers = {"Content-Disposition": f'attachment; filename="{filename}"'} | _cached(tag)
     return Response(content, 200, headers, media_type)
 
@@ -73,12 +74,12 @@ def table_response(
     if form == "parquet":
         sink = io.BytesIO()
         pq.write_table(pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()}), sink)
-        return _file(sink.getvalue(), "application/vnd.apache.parquet", f"{filename}.parquet", tag)
+        return file_response(sink.getvalue(), "application/vnd.apache.parquet", f"{filename}.parquet", tag)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*(map(_inert, values.tolist()) for values in columns.values()), strict=True))
-    return _file(text.getvalue().encode(), "text/csv; charset=utf-8", f"{filename}.csv", tag)
+    return file_response(text.getvalue().encode(), "text/csv; charset=utf-8", f"{filename}.csv", tag)
 
 
 def rows_response(
@@ -89,12 +90,12 @@ def rows_response(
     if form == "parquet":
         sink = io.BytesIO()
         pq.write_table(pa.table({name: pa.array([row[name] for row in plain]) for name in model.model_fields}), sink)
-        return _file(sink.getvalue(), "application/vnd.apache.parquet", f"{filename}.parquet", None)
+        return file_response(sink.getvalue(), "application/vnd.apache.parquet", f"{filename}.parquet", None)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(model.model_fields)
     writer.writerows([_inert(value) for value in row.values()] for row in plain)
-    return _file(text.getvalue().encode(), "text/csv; charset=utf-8", f"{filename}.csv", None)
+    return file_response(text.getvalue().encode(), "text/csv; charset=utf-8", f"{filename}.csv", None)
 
 
 def _inert(value: Any) -> Any:
@@ -111,4 +112,4 @@ def npy_response(matrix: NDArray[Any], filename: str, tag: str | None = None) ->
     """Return one array as a npy file."""
     sink = io.BytesIO()
     np.save(sink, np.ascontiguousarray(matrix), allow_pickle=False)
-    return _file(sink.getvalue(), "application/octet-stream", f"{filename}.npy", tag)
+    return file_response(sink.getvalue(), "application/octet-stream", f"{filename}.npy", tag)

@@ -1,12 +1,12 @@
 """The report of an analysis: one file to read, to print and to paste, made from the stored record."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from backend.api.edge import PROBLEMS, Here, PathId
-from backend.api.formats import IfNoneMatch, etag, unchanged
+from backend.api.formats import IfNoneMatch, etag, file_response, unchanged
 from backend.api.schemas.common import Clean, PoolWord, ScopeWord
 from backend.domain.report.as_html import POLICY
 from backend.domain.report.compose import ReportFormat, report
@@ -16,20 +16,28 @@ from backend.store import tables as t
 
 router = APIRouter(prefix="/analyses/{analysis_id}", tags=["analyses"], responses=PROBLEMS)
 
-MEDIA_TYPES = {"html": "text/html; charset=utf-8", "md": "text/markdown; charset=utf-8"}
+REPORT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/html": {}, "text/markdown": {}}, "description": "The file."}
+}
+Format = Annotated[ReportFormat, Query(description="html: one self-contained page; md: the same in Markdown.")]
+_MEDIA_TYPES = {"html": "text/html; charset=utf-8", "md": "text/markdown; charset=utf-8"}
 
 
-@router.get(
-    "/report",
-    response_class=Response,
-    responses={200: {"content": {"text/html": {}, "text/markdown": {}}, "description": "The file."}},
-)
+def report_response(content: bytes, format: ReportFormat, name: str, if_none_match: str | None) -> Response:  # noqa: A002
+    """Return a report as a file that loads nothing, or 304 where the client has it already."""
+    tag = etag(content)
+    if (same := unchanged(tag, if_none_match)) is not None:
+        return same
+    answer = file_response(content, _MEDIA_TYPES[format], f"routeprint-{name}.{format}", tag)
+    answer.headers["Content-Security-Policy"] = POLICY
+    return answer
+
+
+@router.get("/report", response_class=Response, responses=REPORT)
 def get_report(
     here: Here,
     analysis_id: PathId,
-    format: Annotated[  # noqa: A002 - the query parameter's name
-        ReportFormat, Query(description="html: one self-contained page; md: the same in Markdown.")
-    ] = "html",
+    format: Format = "html",  # noqa: A002 - the query parameter's name
     scope: ScopeWord = "prompt",
     pool: PoolWord = "mean",
     statistics_id: Annotated[
@@ -57,14 +65,4 @@ def get_report(
             with_examples=examples,
             verify=verify,
         )
-    content = report(facts, format)
-    tag = etag(content)
-    if (same := unchanged(tag, if_none_match)) is not None:
-        return same
-    headers = {
-        "Content-Disposition": f'attachment; filename="routeprint-{analysis_id}-{scope}-{pool}.{format}"',
-        "Content-Security-Policy": POLICY,
-        "ETag": tag,
-        "Cache-Control": "private, no-cache",
-    }
-    return Response(content, 200, headers, MEDIA_TYPES[format])
+    return report_response(report(facts, format), format, f"{analysis_id}-{scope}-{pool}", if_none_match)

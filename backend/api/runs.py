@@ -1,26 +1,83 @@
-"""What all kinds of runs share at the edge: cancel, resume, verify, patch, delete, undelete."""
+"""What all kinds of runs share at the edge: list, cancel, resume, verify, patch, delete, undelete."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
 from fastapi.responses import Response
 from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from backend.api.edge import Edge
 from backend.api.idempotency import Made, once
-from backend.api.schemas.common import Clean, LinkOut, Progress, RunnablePatch, VerificationOut
+from backend.api.pagination import Paged, Paging
+from backend.api.pagination import listing as page_body
+from backend.api.schemas.common import Clean, LinkOut, Listing, Progress, RunnablePatch, Status, VerificationOut
 from backend.domain.provenance import Link
 from backend.store import jobs, runs
 from backend.store import tables as t
+from backend.store.paging import Page
 
+Run = TypeVar("Run", bound=t.Run)
 Search = Annotated[str | None, Query(max_length=200, description="Text in name, notes, tags or id."), Clean]
 RunSort = Annotated[
     Literal["-created_at", "created_at", "name", "-name"],
     Query(description="-created_at: the newest first. A cursor belongs to the order that it was given out in."),
 ]
 Deleted = Annotated[bool, Query(description="List the deleted ones instead.")]
+OfId = Annotated[str | None, Query(max_length=100), Clean]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which runs of a listing are asked for, in which order."""
+
+    page: Paging
+    status: Status | None = None
+    q: str | None = None
+    deleted: bool = False
+    sort: RunSort = "-created_at"
+
+
+def wanted(page: Paged, status: Status | None = None, q: Search = None, deleted: Deleted = False) -> Wanted:
+    """Read the query parameters of every listing of runs."""
+    return Wanted(page, status, q, deleted)
+
+
+Filtered = Annotated[Wanted, Depends(wanted)]
+
+
+def in_order(asked: Filtered, sort: RunSort = "-created_at") -> Wanted:
+    """Read the query parameters of a listing of runs whose order can be chosen."""
+    return replace(asked, sort=sort)
+
+
+Sorted = Annotated[Wanted, Depends(in_order)]
+
+
+def listing(
+    session: Session,
+    table: type[Run],
+    asked: Wanted,
+    show_all: Callable[[Session, Sequence[Run]], Sequence[BaseModel]],
+    **equal: str | None,
+) -> Listing[Any]:
+    """Return a page of runs with these column values (None: any) as the answer's body."""
+    page = asked.page
+    found = runs.listing(
+        session,
+        table,
+        status=asked.status,
+        q=asked.q,
+        deleted=asked.deleted,
+        after=page.after(str, str),
+        limit=page.limit,
+        sort=asked.sort,
+        **equal,
+    )
+    return page_body(Page(list(show_all(session, found.items)), found.next_key), lambda one: one)
+
 
 _FIELDS = (
     "id",

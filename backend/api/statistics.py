@@ -13,7 +13,7 @@ from backend.api.edge import PROBLEMS, Here, PathId
 from backend.api.expert_rows import SORT_WORDS, Columns, Filtered, Sort, expert_row, with_statistics
 from backend.api.formats import FILES, IfNoneMatch, etag, json_response, table_response, unchanged
 from backend.api.idempotency import IdempotencyKey, Made, once
-from backend.api.pagination import Paged, encode, listing
+from backend.api.pagination import Paged, encode
 from backend.api.schemas.analyses import ExpertRowOut
 from backend.api.schemas.common import Listing, PoolWord, RunnablePatch, ScopeWord, VerificationOut
 from backend.api.schemas.statistics import (
@@ -28,7 +28,7 @@ from backend.domain.errors import InvalidInput, NoTokens
 from backend.domain.vocabulary import Pool
 from backend.store import analyses, jobs, risks, runs, statistics
 from backend.store import tables as t
-from backend.store.paging import Page, slice_page
+from backend.store.paging import slice_page
 from backend.store.verify import verify_statistics
 
 router = APIRouter(tags=["statistics"], responses=PROBLEMS)
@@ -92,9 +92,9 @@ def get_all(
     """List the statistics of an analysis, newest first."""
     with here.reading() as session:
         runs.get(session, t.Analysis, analysis_id)
-        found = statistics.listing(session, analysis_id, scope, pool, deleted, page.after(str, str), page.limit)
-        shown = Page(show_all(session, found.items), found.next_key)
-    return listing(shown, lambda one: one)
+        asked = edge_runs.Wanted(page, deleted=deleted)
+        own = {"analysis_id": analysis_id, "scope": scope, "pool": pool}
+        return edge_runs.listing(session, t.Statistics, asked, show_all, **own)
 
 
 @router.get("/statistics/{statistics_id}")

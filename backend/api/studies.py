@@ -10,24 +10,19 @@ from sqlalchemy.orm import Session
 from backend.api import runs as edge_runs
 from backend.api import study_checks as checks
 from backend.api.edge import PROBLEMS, Here, PathId
-from backend.api.formats import IfNoneMatch, etag, unchanged
+from backend.api.formats import IfNoneMatch
 from backend.api.idempotency import IdempotencyKey, Made, json_answer, once
-from backend.api.pagination import Paged, listing
-from backend.api.reports import MEDIA_TYPES
-from backend.api.schemas.common import Clean, Listing, Progress, RunnablePatch, Status
+from backend.api.reports import REPORT, Format, report_response
+from backend.api.schemas.common import Listing, Progress, RunnablePatch
 from backend.api.schemas.studies import StudyCreate, StudyDetailOut, StudyOut, StudyPlanOut
-from backend.domain.report.as_html import POLICY
-from backend.domain.report.compose import ReportFormat
 from backend.domain.report.study import study_report
 from backend.store import jobs, runs, studies
 from backend.store import study_report as reported
 from backend.store import tables as t
-from backend.store.paging import Page
 
 router = APIRouter(prefix="/studies", tags=["studies"], responses=PROBLEMS)
 
 Found = list[tuple[t.StudyRun, t.Run | None]]
-OfId = Annotated[str | None, Query(max_length=100), Clean]
 
 
 def show_all(session: Session, found: Sequence[t.Study]) -> list[StudyOut]:
@@ -130,30 +125,14 @@ def _plan(plan: checks.Planned) -> StudyPlanOut:
 @router.get("")
 def get_all(
     here: Here,
-    page: Paged,
-    analysis_id: OfId = None,
-    expert_set_id: OfId = None,
-    status: Status | None = None,
-    q: edge_runs.Search = None,
-    sort: edge_runs.RunSort = "-created_at",
-    deleted: edge_runs.Deleted = False,
+    asked: edge_runs.Sorted,
+    analysis_id: edge_runs.OfId = None,
+    expert_set_id: edge_runs.OfId = None,
 ) -> Listing[StudyOut]:
     """List studies, newest first if not asked otherwise."""
     with here.reading() as session:
-        found = runs.listing(
-            session,
-            t.Study,
-            status=status,
-            q=q,
-            deleted=deleted,
-            after=page.after(str, str),
-            limit=page.limit,
-            sort=sort,
-            analysis_id=analysis_id,
-            expert_set_id=expert_set_id,
-        )
-        shown = Page(show_all(session, found.items), found.next_key)
-    return listing(shown, lambda one: one)
+        own = {"analysis_id": analysis_id, "expert_set_id": expert_set_id}
+        return edge_runs.listing(session, t.Study, asked, show_all, **own)
 
 
 @router.get("/{study_id}")
@@ -163,33 +142,17 @@ def get_one(here: Here, study_id: PathId) -> StudyDetailOut:
         return show_detail(session, study_id)
 
 
-@router.get(
-    "/{study_id}/report",
-    response_class=Response,
-    responses={200: {"content": {"text/html": {}, "text/markdown": {}}, "description": "The file."}},
-)
+@router.get("/{study_id}/report", response_class=Response, responses=REPORT)
 def get_report(
     here: Here,
     study_id: PathId,
-    format: Annotated[  # noqa: A002 - the query parameter's name
-        ReportFormat, Query(description="html: one self-contained page; md: the same in Markdown.")
-    ] = "html",
+    format: Format = "html",  # noqa: A002 - the query parameter's name
     if_none_match: IfNoneMatch = None,
 ) -> Response:
     """Return the report of a finished study: what was done, what came out, what it does not show. It has no prompt."""
     with here.reading() as session:
         facts = reported.gather(session, runs.get(session, t.Study, study_id))
-    content = study_report(facts, format)
-    tag = etag(content)
-    if (same := unchanged(tag, if_none_match)) is not None:
-        return same
-    headers = {
-        "Content-Disposition": f'attachment; filename="routeprint-{study_id}.{format}"',
-        "Content-Security-Policy": POLICY,
-        "ETag": tag,
-        "Cache-Control": "private, no-cache",
-    }
-    return Response(content, 200, headers, MEDIA_TYPES[format])
+    return report_response(study_report(facts, format), format, study_id, if_none_match)
 
 
 @router.patch("/{study_id}")

@@ -12,13 +12,12 @@ from backend.api.edge import PROBLEMS, Here, PathId, SmallIndex
 from backend.api.formats import ALL, FILES, RowsFormat, rows_response
 from backend.api.idempotency import IdempotencyKey, Made, json_answer, once
 from backend.api.pagination import Paged, listing
-from backend.api.schemas.common import Clean, Listing, RunnablePatch, Status, VerificationOut
+from backend.api.schemas.common import Listing, RunnablePatch, VerificationOut
 from backend.api.schemas.estimates import EstimateOut
 from backend.api.schemas.trainings import StepDetailOut, StepOut, TrainingCreate, TrainingDryRunOut, TrainingOut
 from backend.api.training_checks import checked
 from backend.store import analyses, estimates, jobs, runs, trainings
 from backend.store import tables as t
-from backend.store.paging import Page
 from backend.store.verify import verify_training
 
 router = APIRouter(prefix="/trainings", tags=["trainings"], responses=PROBLEMS)
@@ -102,30 +101,10 @@ def _dry(here: Here, body: TrainingCreate) -> TrainingDryRunOut:
 
 
 @router.get("")
-def get_all(
-    here: Here,
-    page: Paged,
-    analysis_id: Annotated[str | None, Query(max_length=100), Clean] = None,
-    status: Status | None = None,
-    q: edge_runs.Search = None,
-    sort: edge_runs.RunSort = "-created_at",
-    deleted: edge_runs.Deleted = False,
-) -> Listing[TrainingOut]:
+def get_all(here: Here, asked: edge_runs.Sorted, analysis_id: edge_runs.OfId = None) -> Listing[TrainingOut]:
     """List trainings, newest first if not asked otherwise."""
     with here.reading() as session:
-        found = runs.listing(
-            session,
-            t.Training,
-            status=status,
-            q=q,
-            deleted=deleted,
-            after=page.after(str, str),
-            limit=page.limit,
-            sort=sort,
-            analysis_id=analysis_id,
-        )
-        shown = Page(show_all(session, found.items), found.next_key)
-    return listing(shown, lambda one: one)
+        return edge_runs.listing(session, t.Training, asked, show_all, analysis_id=analysis_id)
 
 
 @router.get("/{training_id}")

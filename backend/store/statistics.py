@@ -17,7 +17,6 @@ from backend.domain.statistics.examination import FIGURES, METHOD, WHOLE, Asked,
 from backend.domain.vocabulary import Pool
 from backend.store import jobs
 from backend.store import tables as t
-from backend.store.paging import Key, Page, page
 
 DEFAULTS: dict[str, Any] = {"n_permutations": 10_000, "n_resamples": 1999, "n_stability": 200, "n_splits": 50}
 DEFAULTS |= {"level": 0.95, "alpha": 0.05, "stability_top_k": None, "strata": None, "seed": 0}
@@ -128,25 +127,6 @@ def finished(
         f'/api/v1/analyses/{analysis.id}/statistics {{"scope": "{scope}", "pool": "{pool}"}} and wait until they have '
         "succeeded."
     )
-
-
-def listing(
-    session: Session,
-    analysis_id: str,
-    scope: str | None,
-    pool: str | None,
-    deleted: bool,
-    after: Key | None,
-    limit: int,
-) -> Page[t.Statistics]:
-    """Return the statistics of an analysis, newest first, whatever became of them."""
-    s = t.Statistics
-    query = select(s).where(s.analysis_id == analysis_id)
-    query = query.where(s.deleted_at.is_not(None) if deleted else s.deleted_at.is_(None))
-    for column, value in ((s.scope, scope), (s.pool, pool)):
-        if value is not None:
-            query = query.where(column == value)
-    return page(session, query, (s.created_at, s.id), after, limit, newest_first=True)
 
 
 def heads(session: Session, analysis_ids: Sequence[str]) -> dict[str, list[dict[str, str]]]:
