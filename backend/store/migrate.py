@@ -1,6 +1,6 @@
 """Brings a database to the newest schema, under a lock that two starting processes cannot both hold.
 
-Make a new revision after a change of tables.py: `python -m backend.store.migrate "what changed"`.
+Make a new revision after a change of the tables (schema/): `python -m backend.store.migrate "what changed"`.
 """
 
 import sys
@@ -61,7 +61,7 @@ def reach(engine: Engine, seconds: float = START_SECONDS) -> None:
 
 
 def revise(message: str) -> None:
-    """Write a new revision: what tables.py says against what the migrations so far make of an empty database."""
+    """Write a new revision: what schema/ says against what the migrations so far make of an empty database."""
     with TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/schema.sqlite3"
         upgrade(url)
