@@ -47,9 +47,9 @@ from worker.examples import IGNORED, TrainBatch, TrainExample
 from worker.models import LoadedModel, load_model
 from worker.prompts import encode_answer, encode_prompt, pad_id
 from worker.runs import TrainingRun
+from worker.store_sink import StoreSink
 from worker.trainers import ExpertMaskingTrainer
 from worker.training import build_trainer
-from worker.tuning import StoreSink
 
 REFUSAL = "I'm sorry, but I can't help with that."
 LEARNING_RATE, WEIGHT_DECAY = 1e-4, 0.1

@@ -11,21 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils._validators import validate_repo_id
 
 from backend.domain.report.as_markdown import as_markdown
 from backend.domain.report.document import Bullets, Code, Column, Document, Listing, Paragraph, Run, Section, Table
+from worker.folders import is_hub_name
 from worker.masking import Learn
 from worker.origin import Origin
-from worker.runs import TrainingRun
+from worker.runs import DECIDING, TrainingRun
 from worker.seen import Seen
 
 CARD = "README.md"
-_SETTINGS = (
-    "mode", "routing", "epochs", "learning_rate", "weight_decay", "max_grad_norm", "lr_schedule", "warmup_steps",
-    "seed", "shuffle_batches", "preserve_batches", "batch_size", "micro_batch_size", "shard_weights", "dtype",
-)  # fmt: skip
+_SETTINGS = (*DECIDING, "batch_size", "shard_weights")
 _TYPED = "(name given by a user)"
 
 
@@ -42,18 +38,10 @@ def _data(run: TrainingRun) -> ModelCardData:
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="text-generation",
-        base_model=base if base and _is_repo_id(base) else None,
+        base_model=base if base and is_hub_name(base) else None,
         tags=["routeprint", "mixture-of-experts"],
         routeprint=own,
     )
-
-
-def _is_repo_id(text: str) -> bool:
-    try:
-        validate_repo_id(text)
-    except HFValidationError:
-        return False
-    return "/" in text
 
 
 def _document(run: TrainingRun, seen: Seen, facts: Mapping[str, Any]) -> Document:

@@ -222,12 +222,11 @@ class _Runner:
             return set(session.scalars(query))
 
     def _row(self, arm: t.EvaluationArm, prompt_idx: int, ids: Ids, ends: Sequence[int]) -> dict[str, Any]:
-        text = decode_answer(self.loaded.tokenizer, ids)
         return {
             "n": arm.arm_idx * len(self.asked.prompts) + prompt_idx,
             "arm_idx": arm.arm_idx,
             "prompt_idx": prompt_idx,
-            "text": text.replace("\x00", "\ufffd"),
+            "text": decode_answer(self.loaded.tokenizer, ids),
             "n_tokens": len(ids),
             "ended": bool(len(ids) and int(ids[-1]) in ends),
         }

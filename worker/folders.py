@@ -30,8 +30,13 @@ def check_inside(folder: Path, models_dir: Path) -> None:
             )
 
 
+def is_hub_name(text: str) -> bool:
+    """Return True for `<organisation>/<model>`, and False for an address or a path."""
+    return _HUB_NAME.fullmatch(text) is not None and ".." not in text and "--" not in text
+
+
 def hub_name(text: str) -> str:
-    """Return a name of the hub as it is. Raises InvalidInput for what is none: an address or a path, say."""
-    if not _HUB_NAME.fullmatch(text) or ".." in text or "--" in text:
+    """Return a name of the hub as it is. Raises InvalidInput for what is none."""
+    if not is_hub_name(text):
         raise InvalidInput("A model of the hub is named <organisation>/<model>.", ("model",))
     return text

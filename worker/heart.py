@@ -21,8 +21,6 @@ log = logging.getLogger("routeprint.worker")
 
 _LOOKERS = 4
 """So many workers, on average, look for dead colleagues at every beat, however many there are."""
-
-
 _UNKNOWN = 0.25
 """So often, one that looks goes through all running work, whoever does it."""
 

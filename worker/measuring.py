@@ -103,8 +103,13 @@ def check_model(analysis: t.Analysis, words: Words) -> None:
 
 
 def still_wanted(engine: Engine, table: type[t.Run], id_: str) -> bool:
-    """Return False once a run was cancelled, finished by somebody else or deleted. Raises Paused: the worker ends."""
+    """Return what `is_wanted` returns. Raises Paused where this process was asked to pause."""
     leave_if_asked()
+    return is_wanted(engine, table, id_)
+
+
+def is_wanted(engine: Engine, table: type[t.Run], id_: str) -> bool:
+    """Return False once a run was cancelled, finished by somebody else or deleted."""
     query = select(table.status).where(table.id == id_, table.deleted_at.is_(None))
     return insist(engine, lambda session: session.scalar(query), reading) == "running"
 

@@ -9,7 +9,7 @@ from backend.store import tables as t
 from backend.store import tallies, writes
 from backend.store.engine import insist
 from worker import pausing
-from worker.measuring import still_wanted
+from worker.measuring import is_wanted
 from worker.runs import StepRecord
 
 
@@ -21,18 +21,11 @@ class StoreSink:
 
     def record_step(self, record: StepRecord) -> None:
         """Store one step; a step that was stored before a crash stays as it was."""
-        row = {name: getattr(record, name) for name in StepRecord.__slots__}
-        row |= {"samples": list(record.samples)}
-
-        def store(session: Session) -> None:
-            if writes.record_step(session, self.training_id, row):
-                tallies.add(session, self.training_id, tallies.STEP, record.seconds, record.n_answer_tokens)
-
-        insist(self.engine, store)
+        insist(self.engine, partial(_store, training_id=self.training_id, record=record))
 
     def should_stop(self) -> bool:
         """Return True once the run was cancelled or deleted, or the worker ends."""
-        return pausing.asked() or not still_wanted(self.engine, t.Training, self.training_id)
+        return pausing.asked() or not is_wanted(self.engine, t.Training, self.training_id)
 
     def log(self, message: str) -> None:
         """Append a line to the job's log."""
@@ -46,3 +39,10 @@ class StoreSink:
             writes.note(session, self.training_id, kind, message)
 
         insist(self.engine, store)
+
+
+def _store(session: Session, training_id: str, record: StepRecord) -> None:
+    """Store a step and count it, both or neither."""
+    row = {name: getattr(record, name) for name in StepRecord.__slots__}
+    if writes.record_step(session, training_id, row | {"samples": list(record.samples)}):
+        tallies.add(session, training_id, tallies.STEP, record.seconds, record.n_answer_tokens)

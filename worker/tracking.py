@@ -114,8 +114,9 @@ def tracking_of(engine: Engine, settings: Settings, training: t.Training, run: T
     if not tools:
         return None
     with reading(engine) as session:
-        steps = select(t.TrainingStep).where(t.TrainingStep.training_id == training.id).order_by(t.TrainingStep.step)
-        history = tuple((step.step, figures(step)) for step in session.scalars(steps))
+        told = [getattr(t.TrainingStep, name) for name in ("step", *_FIGURES)]  # not what each sample's forward got
+        steps = select(*told).where(t.TrainingStep.training_id == training.id).order_by(t.TrainingStep.step)
+        history = tuple((step.step, figures(step)) for step in session.execute(steps))
     assert run.origin is not None
     own, shared = run.out_dir / "tracking", settings.artifacts_path / "mlflow"
     board, id_ = settings.tensorboard_dir, run.origin.training_id

@@ -253,8 +253,7 @@ def _finished(run: TrainingRun, sink: StepSink) -> TrainingResult | None:
         return None
     try:
         manifest = read_manifest(folder)
-        if run.adapter:
-            read_manifest(run.out_dir / ADAPTER_DIR)
+        adapter = read_manifest(run.out_dir / ADAPTER_DIR) if run.adapter else None
     except ValueError as error:
         sink.note("model", f"the trained model cannot be used ({error}); it is made again from the last checkpoint")
         return None
@@ -268,7 +267,7 @@ def _finished(run: TrainingRun, sink: StepSink) -> TrainingResult | None:
         resumed_from=int(manifest.facts["step"]),
         masked_layers=tuple(manifest.facts["masked_layers"]),
         free_layers=tuple(manifest.facts["free_layers"]),
-        adapter_sha256=read_manifest(run.out_dir / ADAPTER_DIR).sha256 if run.adapter else None,
+        adapter_sha256=adapter.sha256 if adapter else None,
     )
 
 

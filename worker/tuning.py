@@ -1,17 +1,16 @@
 """One training run, from the store to the store: freeze the targets, train, record every step, register the model.
 
-Targets are frozen batch by batch before the first step and never made again; their digest is stored with the run and
-checked when it is resumed. What the training itself does stands in training.py, which knows nothing of tables.
+What the targets are stands in targets.py; what the training itself does in training.py, which knows nothing of tables.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
+from sqlalchemy.orm import Session
 
-from backend.domain.errors import Conflict, InvalidInput, NotFound, ProvenanceBroken
+from backend.domain.errors import Conflict, NotFound, ProvenanceBroken
 from backend.domain.plan import BatchPlan, PlannedBatch
 from backend.domain.turns import pairs_in
 from backend.domain.vocabulary import Expert, Label
@@ -19,24 +18,22 @@ from backend.settings import Settings, get_settings
 from backend.store import plans, writes
 from backend.store import tables as t
 from backend.store.checks import domain_row
-from backend.store.checks_training import frozen_digest
 from backend.store.engine import reading, shared_engine, writing
 from worker import fence
 from worker.adapters import ADAPTER_DIR, Adapter
-from worker.capture.generation import generate_answers
 from worker.checkpoints import tidy
 from worker.durable import KEPT_CHECKPOINTS
 from worker.examples import TrainBatch, TrainExample
 from worker.launching import count_processes, launch, own_device
-from worker.measuring import check_model, prompt_rows, still_wanted
+from worker.measuring import prompt_rows
 from worker.micro_batches import give_memory_back
-from worker.models import LoadedModel, inspect_model, load_model
+from worker.models import inspect_model
 from worker.origin import origin_of
 from worker.pausing import leave_if_asked
-from worker.prompts import answer_is_cut, decode_answer, encode_answer
 from worker.runs import TrainingResult, TrainingRun
 from worker.scanning import choose_device, environment, model_row
 from worker.store_sink import StoreSink
+from worker.targets import analysed_samples, freeze_targets, frozen_examples
 from worker.tracking import check_tools, tracking_of
 from worker.training import train
 from worker.turns import Routers
@@ -63,13 +60,15 @@ def run_training(training_id: str, job_id: str) -> int:
     engine = shared_engine(settings.tables_url)
     training, analysis, plan, model_path = _load(engine, training_id)
     check_tools(training.params.get("report_to", ()), settings)
-    freeze_targets(engine, training, analysis, plan, model_path)
+    if not freeze_targets(engine, training, analysis, plan, model_path):
+        return 0
     run = _run(engine, settings, training, analysis, plan, model_path)
     n = count_processes(training.params.get("n_processes"), choose_device(settings))
     tracking = tracking_of(engine, settings, training, run)
     with writing(engine) as session:
         where = environment(settings) | {"n_processes": n}
-        writes.set_stage(session, t.Training, training_id, stage="training", total=run.n_steps, environment=where)
+        progress = {"stage": "training", "done": _recorded_steps(session, training_id), "total": run.n_steps}
+        writes.set_stage(session, t.Training, training_id, environment=where, **progress)
         if tracking is not None:
             tracking.say_where(session)
     sink = StoreSink(engine, training_id, job_id)
@@ -113,144 +112,9 @@ def _load(engine: Engine, training_id: str) -> tuple[t.Training, t.Analysis, Bat
     return training, analysis, plan, model.path
 
 
-# --- targets
-
-
-def freeze_targets(
-    engine: Engine, training: t.Training, analysis: t.Analysis, plan: BatchPlan, model_path: str
-) -> None:
-    """Store the answer of every sample that has none yet; then freeze, or check, the digest over all of them."""
-    missing = [b for b in plan.batches if b.batch_idx not in _frozen_batches(engine, training.id)]
-    if missing:
-        loaded = load_model(
-            model_path, dtype=analysis.params["dtype"], device=choose_device(get_settings()), allow_hub=_allow_hub()
-        )
-        check_model(analysis, loaded)
-        for number, batch in enumerate(missing):
-            if not still_wanted(engine, t.Training, training.id):
-                return
-            rows = _targets(engine, training, analysis, batch, loaded)
-            with writing(engine) as session:
-                writes.record_examples(session, training.id, rows)
-                writes.set_stage(
-                    session, t.Training, training.id, stage="writing targets", done=number + 1, total=len(missing)
-                )
-    digest = frozen_digest(_examples(engine, training.id))
-    if training.target_digest not in (None, digest):
-        raise ProvenanceBroken("The stored targets are not the ones this training froze: their digest differs.")
-    with writing(engine) as session:
-        writes.set_stage(session, t.Training, training.id, done=_recorded_steps(engine, training.id), stage="training")
-        session.get_one(t.Training, training.id).target_digest = digest
-
-
-def _allow_hub() -> bool:
-    return get_settings().allow_hub
-
-
-def _frozen_batches(engine: Engine, training_id: str) -> set[int]:
-    with reading(engine) as session:
-        return set(
-            session.scalars(
-                select(t.TrainingExample.batch_idx).where(t.TrainingExample.training_id == training_id).distinct()
-            )
-        )
-
-
-def _recorded_steps(engine: Engine, training_id: str) -> int:
-    with reading(engine) as session:
-        steps = session.scalars(select(t.TrainingStep.step).where(t.TrainingStep.training_id == training_id))
-        return max(steps, default=0)
-
-
-def _examples(engine: Engine, training_id: str) -> list[t.TrainingExample]:
-    with reading(engine) as session:
-        return list(
-            session.scalars(
-                select(t.TrainingExample)
-                .where(t.TrainingExample.training_id == training_id)
-                .order_by(t.TrainingExample.batch_idx, t.TrainingExample.in_batch_idx)
-            )
-        )
-
-
-def _samples(engine: Engine, analysis_id: str, batch_idx: int) -> list[t.BatchSample]:
-    with reading(engine) as session:
-        return list(
-            session.scalars(
-                select(t.BatchSample)
-                .where(t.BatchSample.analysis_id == analysis_id, t.BatchSample.batch_idx == batch_idx)
-                .order_by(t.BatchSample.in_batch_idx)
-            )
-        )
-
-
-def target_kind(label: Label, wanted: str, response: str | None) -> str:
-    """Return given, model or refusal: what `default` means for a sample is the row's answer, else by its label."""
-    if wanted != "default":
-        return wanted
-    if response:
-        return "given"
-    return "model" if label is Label.SAFE else "refusal"
-
-
-def _targets(
-    engine: Engine, training: t.Training, analysis: t.Analysis, batch: PlannedBatch, loaded: LoadedModel
-) -> list[dict[str, Any]]:
-    params: Mapping[str, Any] = training.params
-    rows = prompt_rows(engine, analysis.dataset_id, [s.row_idx for s in batch.samples])
-    samples = _samples(engine, analysis.id, batch.batch_idx)
-    kinds = [target_kind(Label(s.label), params["targets"][s.label], rows[s.row_idx].response) for s in samples]
-    own = [s for s, kind in zip(samples, kinds, strict=True) if kind == "model"]
-    limit = params["max_answer_length"]
-    generated = dict(
-        zip(
-            [s.in_batch_idx for s in own],
-            generate_answers(loaded, [s.token_ids.astype(np.int32) for s in own], limit) if own else [],
-            strict=True,
-        )
-    )
-    return [
-        _target(sample, kind, rows[sample.row_idx].response, generated.get(sample.in_batch_idx), params, loaded)
-        for sample, kind in zip(samples, kinds, strict=True)
-    ]
-
-
-def _target(
-    sample: t.BatchSample,
-    kind: str,
-    response: str | None,
-    generated: NDArray[np.int32] | None,
-    params: Mapping[str, Any],
-    loaded: LoadedModel,
-) -> dict[str, Any]:
-    limit = params["max_answer_length"]
-    if kind == "model":
-        assert generated is not None
-        ids = generated
-        answer, cut = decode_answer(loaded.tokenizer, ids), bool(ids[-1] != loaded.tokenizer.eos_token_id)
-    else:
-        given = response if kind == "given" else params["refusal_text"]
-        if not given:
-            raise InvalidInput(
-                f"Sample {sample.in_batch_idx} of batch {sample.batch_idx} has no response, but the {sample.label} "
-                "targets are `given`. Choose `model` or `refusal`, or import the prompts with their responses."
-            )
-        answer, cut = given, answer_is_cut(loaded.tokenizer, given, limit)
-        ids = encode_answer(loaded.tokenizer, given, limit)
-    return {
-        "batch_idx": sample.batch_idx,
-        "in_batch_idx": sample.in_batch_idx,
-        "row_id": sample.row_id,
-        "label": sample.label,
-        "target": kind,
-        "prompt_digest": sample.prompt_digest,
-        "answer": answer,
-        "answer_ids": ids,
-        "cut": cut,
-    }
-
-
-# --- the run
+def _recorded_steps(session: Session, training_id: str) -> int:
+    steps = select(func.max(t.TrainingStep.step)).where(t.TrainingStep.training_id == training_id)
+    return session.scalar(steps) or 0
 
 
 def _run(
@@ -261,7 +125,7 @@ def _run(
     plan: BatchPlan,
     model_path: str,
 ) -> TrainingRun:
-    answers = {(e.batch_idx, e.in_batch_idx): e for e in _examples(engine, training.id)}
+    answers = {(e.batch_idx, e.in_batch_idx): e for e in frozen_examples(engine, training.id)}
     in_turn = bool(training.params.get("routers"))
     with reading(engine) as session:
         origin = origin_of(session, training.id)
@@ -294,7 +158,7 @@ def _batch(
     with_pairs: bool,
 ) -> TrainBatch:
     """Return a batch as its rows are stored now, beside what the plan says of them: a step that differs is stopped."""
-    samples = _samples(engine, analysis.id, batch.batch_idx)
+    samples = analysed_samples(engine, analysis.id, batch.batch_idx)
     rows = prompt_rows(engine, analysis.dataset_id, [planned.row_idx for planned in batch.samples])
     if len(samples) != len(batch.samples):
         raise ProvenanceBroken(
