@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from backend.domain.errors import ProvenanceBroken
+from backend.domain.step_order import batch_order
 from backend.domain.vocabulary import Label
 from worker.examples import SampleKey
 from worker.runs import StepRecord
-from worker.sampling import BatchPreservingSampler, batch_order
+from worker.sampling import BatchPreservingSampler
 from worker.seen import Seen
 from worker.steps import StepFacts
 from worker.trainers import ExpertMaskingTrainer
@@ -49,6 +50,7 @@ class BatchMonitoringTrainer(ExpertMaskingTrainer):
         rows: Any = self.train_dataset
         self.expected = dict(expected_from_rows(rows, hash_prompt) if expected is None else expected)
         self.on_step, self.seen = on_step, Seen()
+        self._order: tuple[int, list[int]] = (-1, [])
         assert self.model is not None
         self.witness = ForwardWitness(self.model, hash_prompt, self.ranks.rank)
 
@@ -97,13 +99,12 @@ class BatchMonitoringTrainer(ExpertMaskingTrainer):
         self.checkpoint_facts = {**self.checkpoint_facts, "seen": self.seen.write()}
         super()._save_checkpoint(model, trial)
 
-    def schedule(self, epoch: int) -> list[int]:
-        """Return the batch_idx of every step of an epoch: from the analysis, the seed and the epoch alone."""
-        return batch_order(self.expected, self.args.seed, epoch, self.shuffle_batches)
-
     def _due(self) -> ExpectedBatch:
+        """Return the batch of the step in hand: from the analysis, the seed and the epoch alone."""
         epoch, place = divmod(self.state.global_step, len(self.expected))
-        return self.expected[self.schedule(epoch)[place]]
+        if self._order[0] != epoch:  # once per epoch: what a step costs must not grow with the number of batches
+            self._order = epoch, batch_order(self.expected, self.args.seed, epoch, self.shuffle_batches)
+        return self.expected[self._order[1][place]]
 
     def _record(self, facts: StepFacts) -> StepRecord:
         assert self.batch_sampler is not None

@@ -1,16 +1,16 @@
 """Which rows of a training set stand in which step: whole analysis batches, or the reshuffled baseline.
 
 Both samplers are torch *batch* samplers: pass one as `DataLoader(batch_sampler=...)`. The order is a function of
-(seed, epoch) alone, made with SHA-256, so it is the same on every machine, for every world size, and after a resume.
+(seed, epoch) alone (backend/domain/step_order.py), so it is the same for every world size and after a resume.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from torch.utils.data import Sampler
 
 from backend.domain.errors import InvalidInput
+from backend.domain.step_order import batch_order, seeded_order
 from backend.domain.vocabulary import LABELS, Label
 
 
@@ -19,17 +19,6 @@ class Rows(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: Any, /) -> Any: ...
-
-
-def seeded_order(n: int, seed: int, epoch: int) -> list[int]:
-    """Return 0 … n-1 in the order of (seed, epoch): sorted by SHA-256, independent of any library's generator."""
-    return sorted(range(n), key=lambda i: hashlib.sha256(f"{seed}\n{epoch}\n{i}".encode()).digest())
-
-
-def batch_order(batches: Iterable[int], seed: int, epoch: int, shuffle: bool) -> list[int]:
-    """Return the batch_idx of every step of an epoch."""
-    planned = sorted(batches)
-    return [planned[i] for i in seeded_order(len(planned), seed, epoch)] if shuffle else planned
 
 
 def share_of(is_safe: Sequence[bool], rank: int, world_size: int) -> list[int]:

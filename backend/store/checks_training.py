@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from itertools import count
 from pathlib import Path
 
 from sqlalchemy import select
@@ -10,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from backend.domain.canonical import canonical_json, sha256_hex
 from backend.domain.provenance import target_digest
+from backend.domain.step_order import batch_order
 from backend.domain.turns import Turn, turn_of
 from backend.store import plans
 from backend.store import tables as t
@@ -57,13 +59,13 @@ def _steps(session: Session, training: t.Training) -> list[t.TrainingStep]:
 
 
 def check_steps(session: Session, training: t.Training, analysis: t.Analysis) -> Iterator[None]:
-    """Each step saw its analysis batch: same samples, order, labels and prompts, verified during the forward call."""
+    """Each step saw the batch that its seed put there: same samples, labels and prompts, verified inside it."""
     planned = {b.batch_idx: b for b in plans.load(session, analysis.id).batches}
     samples = samples_by_batch(session, analysis.id)
     known = {(s.batch_idx, s.in_batch_idx): (s.row_id, s.label, s.prompt_digest) for b in samples.values() for s in b}
     steps = _steps(session, training)
     same("step numbers", list(range(1, len(steps) + 1)), [s.step for s in steps])
-    for step in steps:
+    for step, due in zip(steps, _schedule(training, planned), strict=False):
         where = f"step {step.step}"
         seen = [(s["batch_idx"], s["in_batch_idx"]) for s in step.samples]
         for place, sample in zip(seen, step.samples, strict=True):
@@ -72,6 +74,7 @@ def check_steps(session: Session, training: t.Training, analysis: t.Analysis) ->
         kept = bool(training.params.get("preserve_batches", True))
         same(f"{where}, whether it is a batch", kept, step.batch_idx is not None)
         if step.batch_idx is not None:
+            same(f"{where}, epoch and batch by the seed", due, (step.epoch, step.batch_idx))
             plan = planned[step.batch_idx]
             same(where, plan.batch_id, step.batch_id)
             same(f"{where}, samples", [(plan.batch_idx, s.in_batch_idx) for s in plan.samples], seen)
@@ -80,6 +83,14 @@ def check_steps(session: Session, training: t.Training, analysis: t.Analysis) ->
         yield
     if training.status == "succeeded":
         same("number of steps", training.total, len(steps))
+
+
+def _schedule(training: t.Training, planned: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Yield epoch and batch_idx of every step, as the order of (seed, epoch) puts them; without an end."""
+    seed, shuffle = training.params["seed"], training.params["shuffle_batches"]
+    for epoch in count():
+        for batch_idx in batch_order(planned, seed, epoch, shuffle):
+            yield epoch, batch_idx
 
 
 def _turn(training: t.Training, step: int, per_epoch: int) -> str:

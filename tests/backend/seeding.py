@@ -14,6 +14,7 @@ from backend.domain.evaluation.refusal import PHRASE_JUDGE, judge_by_phrases
 from backend.domain.measured import MeasuredBatch, MeasuredSample, ScopeRouting
 from backend.domain.plan import BatchPlan
 from backend.domain.provenance import prompt_digest, target_digest
+from backend.domain.step_order import batch_order
 from backend.domain.vocabulary import LABELS, Label, Scope, Site
 from backend.store import contexts, evaluations, plans, risks, writes
 from backend.store import tables as t
@@ -191,7 +192,10 @@ def train(engine: Engine, training_id: str, plan: BatchPlan, *, steps: int | Non
         }
         places = [(b.batch_idx, s.in_batch_idx, s.row_id) for b in plan.batches for s in b.samples]
         training.target_digest = target_digest([(*place, ANSWER) for place in places])
-    for number, batch in enumerate(plan.batches[:steps], 1):
+        params = training.params
+    planned = {b.batch_idx: b for b in plan.batches}
+    order = batch_order(planned, params["seed"], 0, params["shuffle_batches"])
+    for number, batch in enumerate([planned[idx] for idx in order[:steps]], 1):
         samples = [
             {
                 "batch_idx": batch.batch_idx,

@@ -9,13 +9,14 @@ import pytest
 from transformers import PrinterCallback, TrainingArguments
 
 from backend.domain.errors import InvalidInput, ProvenanceBroken
+from backend.domain.step_order import batch_order
 from backend.domain.vocabulary import Label
 from tests.worker.tiny import TEXTS, save_tiny
 from tests.worker.tiny_runs import ListSink, tiny_batches, tiny_run
 from worker.dataset import create_batch_aware_dataset, create_batch_structured_dataset
 from worker.examples import BatchCollator, ExampleRows
 from worker.models import load_model
-from worker.sampling import BatchPreservingSampler, batch_order
+from worker.sampling import BatchPreservingSampler
 from worker.training import BatchMonitoringTrainer, ExpertMaskingTrainer, build_trainer, train
 
 

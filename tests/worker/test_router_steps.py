@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from backend.domain.errors import InvalidInput, NotSupported
+from backend.domain.step_order import batch_order
 from backend.domain.turns import Turn
 from tests.worker.families import FAMILIES, Family, build
 from tests.worker.test_families import one_thread
@@ -22,7 +23,6 @@ from worker.masking import ExpertChoice, Learn, LearningWeights
 from worker.models import build_skeleton, usable_sites
 from worker.ranks import Ranks
 from worker.router_steps import PairedRouting
-from worker.sampling import batch_order
 from worker.sites import find_sites
 from worker.training import train
 from worker.turns import router_parameters

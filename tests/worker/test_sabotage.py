@@ -17,6 +17,7 @@ import torch
 from sqlalchemy import update
 
 from backend.domain.errors import Conflict, ProvenanceBroken
+from backend.domain.step_order import batch_order
 from backend.settings import get_settings
 from backend.store import jobs, plans, writes
 from backend.store import tables as t
@@ -29,7 +30,6 @@ from tests.worker.tiny_runs import ListSink, dropping, swapping, tiny_run, weigh
 from worker import training as training_module
 from worker.launching import ProcessesFailed, launch
 from worker.models import load_model
-from worker.sampling import batch_order
 from worker.training import build_trainer, train
 from worker.tuning import run_training
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.domain.errors import InvalidInput
-from worker.sampling import BatchPreservingSampler, ShuffledSampler, seeded_order, share_of
+from backend.domain.step_order import seeded_order
+from worker.sampling import BatchPreservingSampler, ShuffledSampler, share_of
 
 
 def rows(sizes, safe_ratio=0.5):

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from backend.domain.step_order import batch_order
 from backend.domain.turns import pairs_in
 from backend.domain.vocabulary import Site
 from backend.store import tables as t
@@ -175,7 +176,8 @@ def test_every_step_leads_to_its_analysis_batch(ready):
     assert (done["status"], done["n_recorded"], done["n_verified"]) == ("succeeded", 3, 3)
     assert done["final_loss"] == pytest.approx(1 / 3)
     steps = ready.api.get(f"{path}/steps")["items"]
-    assert [step["batch_id"] for step in steps] == [batch.batch_id for batch in ready.plan.batches]
+    order = batch_order(range(3), created["params"]["seed"], 0, True)
+    assert [step["batch_id"] for step in steps] == [ready.plan.batches[idx].batch_id for idx in order]
     middle = ready.api.get(f"{path}/steps/2")
     assert (middle["previous_step"], middle["next_step"], middle["analysis_id"]) == (1, 3, ready.analysis)
     batch = ready.api.get(f"/analyses/{ready.analysis}/batches/{middle['batch_idx']}")
@@ -195,13 +197,14 @@ def test_a_batch_leads_to_every_step_that_used_it(ready):
     for training in trained:
         seeding.train(ready.engine, training["id"], ready.plan)
     found = ready.api.get(f"/analyses/{ready.analysis}/batches/1/trainings")["items"]
+    step = 1 + batch_order(range(3), 0, 0, True).index(1)
     assert sorted((one["training_name"], one["step"], one["verified"]) for one in found) == [
-        ("one", 2, True),
-        ("two", 2, True),
+        ("one", step, True),
+        ("two", step, True),
     ]
     for one in found:
-        step = ready.api.get(f"/trainings/{one['training_id']}/steps/2")
-        assert one["losses"] == [sample["loss"] for sample in step["samples"]]
+        detail = ready.api.get(f"/trainings/{one['training_id']}/steps/{step}")
+        assert one["losses"] == [sample["loss"] for sample in detail["samples"]]
     ready.api.call("DELETE", f"/trainings/{trained[0]['id']}", 204)
     assert len(ready.api.get(f"/analyses/{ready.analysis}/batches/1/trainings")["items"]) == 1
 
@@ -244,6 +247,20 @@ def test_a_training_verifies_from_its_rows_to_its_steps_and_a_forged_step_breaks
     broken = ready.api.post(path)["first_break"]
     assert broken["name"].startswith("steps")
     assert "step 2" in broken["where"]
+
+
+def test_two_whole_steps_exchanged_after_the_training_are_not_the_order_of_its_seed(ready):
+    created = submit(ready)
+    seeding.train(ready.engine, created["id"], ready.plan)
+    told = ("batch_idx", "batch_id", "samples", "loss", "loss_safe", "loss_unsafe", "n_answer_tokens")
+    with writing(ready.engine) as session:
+        first, second = (session.get_one(t.TrainingStep, (created["id"], number)) for number in (1, 2))
+        for name in told:
+            here, there = getattr(first, name), getattr(second, name)
+            setattr(first, name, there)
+            setattr(second, name, here)
+    broken = ready.api.post(f"/trainings/{created['id']}/verify")["first_break"]
+    assert broken["where"] == "step 1, epoch and batch by the seed"
 
 
 def test_a_tracker_that_no_running_worker_has_is_refused_by_name(ready):
