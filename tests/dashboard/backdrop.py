@@ -149,7 +149,7 @@ class Backdrop:
 
     def train(self, analysis_id: str, *, broken_step: int | None = None, unfinished: bool = False, **body: Any) -> str:
         """Submit a training and record its steps (in plan order), the last one broken if asked for; return its id."""
-        made = self.call("POST", "/trainings", json={"analysis_id": analysis_id} | body)
+        made = self.call("POST", "/trainings", json={"analysis_id": analysis_id, "shuffle_batches": False} | body)
         with self.writing() as session:
             writes.start(session, t.Training, made["id"])
             planned = plans.load(session, analysis_id).batches
