@@ -78,6 +78,7 @@ class Heat:
         stamp = hashlib.sha256("|".join(b or "" for b in bodies.values()).encode()).hexdigest()[:16]
         return {
             **bodies,
+            "matrices": list(MATRICES),
             "stamp": stamp,
             "rows": self.z.shape[0],
             "cols": self.z.shape[1],

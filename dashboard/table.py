@@ -38,6 +38,10 @@ class Column:
     sort: tuple[tuple[str, str], ...] = ()
 
 
+EXPERT = Column("expert", "Expert", kind="short")
+"""The column of `expert_cell`."""
+
+
 def cell(text: object, value: object = None, hint: str | None = None, ends: Sequence[float | None] = ()) -> Json:
     """Return one cell: what is shown, what it sorts by, its tooltip, and for a whisker the ends of the interval.
 

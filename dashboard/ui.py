@@ -15,7 +15,7 @@ import streamlit as st
 from dashboard import sharing, words
 from dashboard.assets import ICON, read
 from dashboard.charts import Heat, Lines
-from dashboard.client import Api, ApiDown, ApiRefused, Json, TokenNeeded
+from dashboard.client import Api, ApiDown, ApiError, ApiRefused, Json, TokenNeeded
 from dashboard.plot import library
 
 P = ParamSpec("P")
@@ -61,6 +61,17 @@ def guarded(body: Callable[P, None]) -> Callable[P, None]:
             body(*args, **kwargs)
 
     return run
+
+
+@contextmanager
+def patient() -> Iterator[None]:
+    """In a part that follows work by itself: an API that does not answer is waited for, a refusal is said."""
+    try:
+        yield
+    except ApiDown:
+        note("The API does not answer; the work itself goes on in the worker. Waiting for it to come back …")
+    except ApiError as error:
+        note(str(error))
 
 
 def page_title(title: str) -> None:
@@ -114,7 +125,7 @@ def strip(kinds: Sequence[str], most: int, text: str) -> None:
     worst = ("bad", "open", "none", "")
     drawn = "".join(f'<span class="{next(w for w in worst if w in piece)}"></span>' for piece in pieces if piece)
     st.html(
-        f'<div class="rp-strip" role="img" aria-label="{escape(text)}">{drawn}</div>'
+        f'<div class="rp-strip{" rp-dense" if n > 90 else ""}" role="img" aria-label="{escape(text)}">{drawn}</div>'
         f'<p class="rp-note">{escape(text)}</p>'
     )
 
@@ -224,12 +235,13 @@ def pick(
     label: str,
     options: Mapping[str, str],
     *,
-    index: int = 0,
+    first: object = None,
     key: str | None = None,
     help: str | None = None,  # noqa: A002
 ) -> str:
-    """Show a drop-down of {value: what is shown}; return the value."""
+    """Show a drop-down of {value: what is shown}; return the value. first: what it begins with, if it is offered."""
     values = list(options)
+    index = values.index(str(first)) if first in values else 0
     return str(st.selectbox(label, values, index=index, format_func=lambda v: options[v], key=key, help=help))
 
 

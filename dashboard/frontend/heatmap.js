@@ -102,7 +102,7 @@ function traces(S, theme, narrow) {
   const map = {type: 'heatmap', z: rowsOf(arrays.z, rows, cols), text: hover, hovertemplate: '%{text}<extra></extra>', hoverongaps: false,
     colorscale: scale.map((color, i) => [i / steps, color]), zmin: data.vmin, zmax: data.vmax,
     xgap: cols <= 64 ? 1 : 0, ygap: rows <= 32 ? 1 : 0,
-    colorbar: {thickness: 11, outlinewidth: 0, tickfont: {color: theme.text, size: 11.5}, nticks: 5, ticks: '', len: narrow ? 1 : 1,
+    colorbar: {thickness: 11, outlinewidth: 0, tickfont: {color: theme.text, size: 11.5}, nticks: 5, ticks: '', len: 1,
       title: {text: data.unit, side: narrow ? 'top' : 'right', font: {size: 12}},
       ...(narrow ? {orientation: 'h', y: 1, yanchor: 'bottom', x: 0.5, ypad: 4} : {xpad: 8})}};
   return [map];
@@ -184,8 +184,7 @@ export default async function ({data, parentElement, setTriggerValue}) {
   }
   const key = JSON.stringify([data.key, data.stamp]);
   if (S.arraysOf !== key) {
-    S.arrays = {z: floats(data.z)};
-    for (const name of ['safe', 'unsafe', 'floor', 'more', 'low', 'high', 'p', 'q', 'frequency']) S.arrays[name] = data[name] ? floats(data[name]) : null;
+    S.arrays = Object.fromEntries(data.matrices.map(name => [name, data[name] ? floats(data[name]) : null]));
     S.arraysOf = key;
     S.drawn = null;
   }

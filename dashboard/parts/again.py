@@ -1,7 +1,5 @@
 """Starting again with the settings of an earlier run: its form opens filled in, every field can be changed."""
 
-from collections.abc import Sequence
-
 from dashboard import address, ui
 from dashboard.client import Api, ApiRefused, Json
 
@@ -25,8 +23,3 @@ def given(api: Api, kind: str) -> Json:
         return {}
     ui.note(f"Filled in with the settings of “{run['name']}”; change what you like.")
     return dict(run["params"])
-
-
-def place(options: Sequence[object], wanted: object) -> int:
-    """Return where a value stands among the options of a field; 0 where it is not one of them."""
-    return list(options).index(wanted) if wanted in options else 0

@@ -14,7 +14,7 @@ STRATEGIES = {
 }
 
 
-DTYPES = ["auto", "float32", "bfloat16", "float16"]
+DTYPES = {name: name for name in ("auto", "float32", "bfloat16", "float16")}
 
 
 def show(api: Api) -> None:
@@ -85,21 +85,13 @@ def _form(api: Api, datasets: list[Json], models: list[Json]) -> None:
     given = again.given(api, "analyses")
     sets = {d["id"]: d for d in datasets}
     left, right = st.columns(2, gap="medium")
-    ids = list(sets)
-    wished = address.text("dataset") or given.get("dataset_id")
     with left:
-        dataset = st.selectbox(
-            "Prompt set",
-            ids,
-            index=again.place(ids, wished),
-            format_func=lambda i: f"{sets[i]['name']}  ({sets[i]['n_safe']} safe, {sets[i]['n_unsafe']} unsafe)",
-        )
+        names = {i: f"{d['name']}  ({d['n_safe']} safe, {d['n_unsafe']} unsafe)" for i, d in sets.items()}
+        dataset = ui.pick("Prompt set", names, first=address.text("dataset") or given.get("dataset_id"))
         ui.field_error(wanted, "dataset_id")
     with right:
         by_id = {m["id"]: m for m in models}
-        models_ = list(by_id)
-        place = again.place(models_, given.get("model"))
-        model = st.selectbox("Model", models_, index=place, format_func=lambda i: _model_words(by_id[i]))
+        model = ui.pick("Model", {i: _model_words(m) for i, m in by_id.items()}, first=given.get("model"))
         ui.field_error(wanted, "model")
     body: Json = {"dataset_id": dataset, "model": model}
     body |= _plan_fields(wanted, given)
@@ -127,7 +119,7 @@ def _plan_fields(wanted: ApiRefused | None, given: Json) -> Json:
         ratio = st.number_input("Share of safe prompts", 0.01, 0.99, given.get("safe_ratio", 0.5), step=0.05)
         ui.field_error(wanted, "safe_ratio")
     with c:
-        strategy = ui.pick("Order of prompts", STRATEGIES, index=again.place(list(STRATEGIES), given.get("strategy")))
+        strategy = ui.pick("Order of prompts", STRATEGIES, first=given.get("strategy"))
         ui.field_error(wanted, "strategy")
     with d:
         seed = st.number_input("Seed", 0, 2**31 - 1, given.get("seed", 0))
@@ -145,8 +137,8 @@ def _measure_fields(wanted: ApiRefused | None, model: Json, given: Json) -> Json
     with st.expander("More settings"):
         a, b, c = st.columns(3)
         with a:
-            engines = model["engines"] or ["transformers"]
-            engine = st.selectbox("Engine", engines, index=again.place(engines, given.get("engine")))
+            engines = {name: name for name in model["engines"] or ["transformers"]}
+            engine = ui.pick("Engine", engines, first=given.get("engine"))
             ui.field_error(wanted, "engine")
             scopes = st.multiselect(
                 "Tokens counted",
@@ -172,7 +164,7 @@ def _measure_fields(wanted: ApiRefused | None, model: Json, given: Json) -> Json
             )
             ui.field_error(wanted, "max_new_tokens")
         with c:
-            dtype = st.selectbox("Number format", DTYPES, index=again.place(DTYPES, given.get("dtype")))
+            dtype = ui.pick("Number format", DTYPES, first=given.get("dtype"))
             ui.field_error(wanted, "dtype")
             keep_short = st.toggle("Keep a short last batch", given.get("keep_short", True))
         own_only = st.checkbox(

@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import address, data, risk_charts, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import context, expert_sets, experts_room, keeping, runs, statistics_room, verify
+from dashboard.parts import context, expert_sets, experts_room, keeping, run_tables, statistics_room, verify
 from dashboard.plot import lines
 from dashboard.table import Column, Row, cell, table
 
@@ -102,7 +102,7 @@ def _batches(api: Api, analysis: Json) -> None:
 def _trainings(api: Api, analysis: Json) -> None:
     found = api.get("/trainings", analysis_id=analysis["id"], limit=200)["items"]
     if found:
-        runs.trainings(found, key="analysis-trainings")
+        run_tables.trainings(found, key="analysis-trainings")
     else:
         ui.note("No training has used these batches yet.")
     if analysis["status"] != "succeeded":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dashboard import address, ui, words
 from dashboard.client import Json
 from dashboard.data import Matrix
-from dashboard.table import Column, Row, cell, expert_cell, table
+from dashboard.table import EXPERT, Column, Row, cell, expert_cell, table
 
 DIRECTIONS = {"unsafe": "fires more on unsafe", "safe": "fires more on safe", "both": "either way"}
 
@@ -24,7 +24,7 @@ def movers(found: Json, low: Matrix | None, high: Matrix | None, trained: set[tu
         return
     largest = abs(rows[0]["difference"]) or 1.0
     columns = (
-        Column("expert", "Expert"),
+        EXPERT,
         Column("difference", "b − a", "right", "bar", max=largest),
         Column("a", "risk_diff in a", "right"),
         Column("b", "risk_diff in b", "right"),

@@ -8,14 +8,13 @@ import streamlit as st
 from dashboard import address, context_charts, data, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
-from dashboard.table import Column, Row, cell, expert_cell, table
+from dashboard.table import EXPERT, Column, Row, cell, expert_cell, table
 
 LABELS = {"all": "safe and unsafe", "safe": "safe prompts", "unsafe": "unsafe prompts"}
 ORDERS = {"excess": "most beyond chance", "lift": "highest lift", "count": "most often"}
 
 # --- experts and their tokens
 
-EXPERT_HEAD = Column("expert", "Expert")
 EXPERT_TAIL = (
     Column("top", "Token that does most", kind="code"),
     Column("share", "Its part", "right", minor=True),
@@ -51,7 +50,7 @@ def experts(api: Api, run: Json, pool: str) -> None:
 
     shown = f"{st.query_params.get('layer')}.{st.query_params.get('expert')}"
     label = "Experts and the token that does most for each"
-    columns = (EXPERT_HEAD, risk, *EXPERT_TAIL)
+    columns = (EXPERT, risk, *EXPERT_TAIL)
     table(columns, made, key="context-experts", label=label, selected=shown, height=400, on_open=address.put_expert)
     ui.note(
         "Concentration: the share of the five largest contributions in all of them. Near 100 %, five tokens make the "

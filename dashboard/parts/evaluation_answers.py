@@ -23,8 +23,7 @@ def show(api: Api, evaluation: Json, arms: Sequence[Json]) -> None:
     asked = str(address.index("arm")) if address.index("arm") is not None else "1"
     a, b, c, d = st.columns([2, 1, 1, 2])
     with a:
-        index = list(names).index(asked) if asked in names else 0
-        arm = ui.pick("Arm", names, index=index, key=f"answers-arm:{asked}")
+        arm = ui.pick("Arm", names, first=asked, key=f"answers-arm:{asked}")
     with b:
         verdict = ui.pick("Verdict", {"": "any", **VERDICTS}, key="answers-verdict")
     with c:

@@ -26,8 +26,7 @@ def show(api: Api, wanted: str | None, model: str | None = None) -> None:
         return
     a, b = st.columns(2)
     with a:
-        first = list(INTERVENTIONS).index("trained") if model and not wanted else 0
-        intervention = ui.pick("Intervention", INTERVENTIONS, index=first)
+        intervention = ui.pick("Intervention", INTERVENTIONS, first="trained" if model and not wanted else None)
     body: Json = {"intervention": intervention}
     with b:
         found = _what(api, intervention, models, wanted, model)
@@ -47,16 +46,15 @@ def _what(api: Api, intervention: str, models: list[Json], wanted: str | None, m
             ui.note("No trained model yet: finish a training first.")
             return None
         ids = [m["id"] for m in fitting]
-        return {"model": ui.pick("Model", {i: i for i in ids}, index=ids.index(model) if model in ids else 0)}
+        return {"model": ui.pick("Model", {i: i for i in ids}, first=model)}
     sets = {s["id"]: s for s in api.items("/expert-sets")}
     if not sets:
         ui.note("No expert set yet: save one in an analysis, under “Expert sets”.")
         if st.button("Go to analyses"):
             address.go("analysis")
         return None
-    index = list(sets).index(wanted) if wanted in sets else 0
     names = {i: f"{s['name']}  ({words.plural(s['n_experts'], 'expert')})" for i, s in sets.items()}
-    chosen = ui.pick("Expert set", names, index=index)
+    chosen = ui.pick("Expert set", names, first=wanted)
     analysis = api.get(f"/analyses/{sets[chosen]['analysis_id']}")
     return {"expert_set_id": chosen, "model": analysis["model"]}
 

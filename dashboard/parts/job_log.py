@@ -5,7 +5,7 @@ from html import escape
 import streamlit as st
 
 from dashboard import ui, words
-from dashboard.client import Api, ApiError, ApiRefused, Json
+from dashboard.client import Api, ApiRefused, Json
 from dashboard.parts import runs
 
 PAGE = 500
@@ -21,13 +21,11 @@ def show(job: Json, resource: str | None) -> None:
 @st.fragment(run_every=2)
 def _follow(job_id: str, resource: str | None) -> None:
     api = ui.api()
-    try:
+    with ui.patient():
         job = api.get(f"/jobs/{job_id}")
         if job["status"] not in words.UNFINISHED:
             st.rerun(scope="app")
         _draw(api, job, resource)
-    except ApiError:
-        ui.note("The API does not answer; the work itself goes on in the worker. Waiting for it to come back …")
 
 
 def _draw(api: Api, job: Json, resource: str | None) -> None:

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import fields, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import pager, runs, ticking
+from dashboard.parts import pager, run_tables, ticking
 
 PER_PAGE = 50
 STATES = {"": "any"} | {status: words.STATUS[status] for status in list(words.STATUS)[:5]}
@@ -19,7 +19,7 @@ def analyses(api: Api) -> tuple[list[Json], bool]:
         api,
         "/analyses",
         ("analysis", "analyses"),
-        lambda rows: runs.analyses(rows, key="analyses", ticks=ticking.ticks("analyses")),
+        lambda rows: run_tables.analyses(rows, key="analyses", ticks=ticking.ticks("analyses")),
     )
 
 
@@ -29,14 +29,14 @@ def trainings(api: Api) -> tuple[list[Json], bool]:
         api,
         "/trainings",
         ("training", "trainings"),
-        lambda rows: runs.trainings(rows, key="trainings", ticks=ticking.ticks("trainings")),
+        lambda rows: run_tables.trainings(rows, key="trainings", ticks=ticking.ticks("trainings")),
     )
 
 
 def evaluations(api: Api) -> tuple[list[Json], bool]:
     """Show the evaluations; return those on the page and whether anything was asked for."""
     return _list(
-        api, "/evaluations", ("evaluation", "evaluations"), lambda rows: runs.evaluations(rows, key="evaluations")
+        api, "/evaluations", ("evaluation", "evaluations"), lambda rows: run_tables.evaluations(rows, key="evaluations")
     )
 
 

@@ -9,7 +9,7 @@ from dashboard import address, charts, data, sample_charts, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
 from dashboard.parts import prompt_text
-from dashboard.table import Column, Row, cell, expert_cell, table
+from dashboard.table import EXPERT, Column, Row, cell, expert_cell, table
 
 MOST = 12
 """Rows of the list of experts."""
@@ -133,10 +133,10 @@ def _explain(found: Json, label: str, scope: str, kind: str, vmax: float) -> str
 
 
 TOP_COLUMNS = (
-    Column("expert", "Expert"),
+    EXPERT,
     Column("count", "Its tokens", "right"),
     Column("rate", "Share", "right"),
-    Column("usual", "Mean share of its label", "right"),
+    Column("usual", "Mean share of its label", "right", minor=True),
     Column("beyond", "Beyond it", "right"),
     Column("risk", "risk_diff, all batches", "right", minor=True),
 )

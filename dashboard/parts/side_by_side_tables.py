@@ -2,7 +2,7 @@
 
 from dashboard import address, ui, words
 from dashboard.client import Json
-from dashboard.table import Column, Row, cell, expert_cell, table
+from dashboard.table import EXPERT, Column, Row, cell, expert_cell, table
 
 
 def movers(found: Json) -> None:
@@ -13,7 +13,7 @@ def movers(found: Json) -> None:
         return
     largest = rows[0]["spread"]
     columns = (
-        Column("expert", "Expert", kind="short"),
+        EXPERT,
         Column("spread", "Spread", "right", "part"),
         *(Column(f"s{i}", f"{i + 1}: {side['name']}"[:40], "right") for i, side in enumerate(found["sides"])),
     )

@@ -4,6 +4,7 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import Api, ApiRefused, Json
+from dashboard.parts import training_settings
 
 
 def show(api: Api, wanted: str | None) -> None:
@@ -21,7 +22,7 @@ def show(api: Api, wanted: str | None) -> None:
     a, b = st.columns(2)
     with a:
         names = {i: f"{s['name']}  ({analyses[s['analysis_id']]['name']})" for i, s in sets.items()}
-        chosen = sets[ui.pick("Expert set", names, index=list(sets).index(wanted) if wanted in sets else 0)]
+        chosen = sets[ui.pick("Expert set", names, first=wanted)]
     with b:
         datasets = {d["id"]: d for d in api.get("/datasets", limit=500)["items"]}
         shown = {i: f"{d['name']}  ({words.count(d['n_rows'])} prompts)" for i, d in datasets.items()}
@@ -40,7 +41,7 @@ def _sizes(dataset_id: str) -> Json:
     with b:
         epochs = int(st.number_input("Epochs", 1, 1000, 1, key="study-epochs"))
     with c:
-        rate = st.text_input("Learning rate", "1e-4", key="study-rate")
+        rate = training_settings.learning_rate("1e-4", key="study-rate")
     with d:
         most = int(st.number_input("Prompts to ask, at most", 2, 10_000, 100))
     with st.expander("More settings"):
@@ -55,11 +56,7 @@ def _sizes(dataset_id: str) -> Json:
             matched = st.toggle("Also random sets of the same load", True, key="study-matched")
         with g:
             name = st.text_input("Name", placeholder="given when left empty", key="study-name").strip()
-    training: Json = {"epochs": epochs}
-    try:
-        training["learning_rate"] = float(rate)
-    except ValueError:
-        ui.note("The learning rate is not a number; 1e-4 is used.")
+    training = {"epochs": epochs, "learning_rate": rate}
     evaluation = {"dataset_id": dataset_id, "max_prompts": most, "max_new_tokens": longest, "n_random": n_random}
     evaluation |= {"holdout": holdout, "load_matched": matched}
     named = {"name": name} if name else {}

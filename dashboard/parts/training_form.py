@@ -40,15 +40,8 @@ def show(api: Api, wanted: str | None) -> None:
         ui.refused(error)
     given = again.given(api, "trainings")
     by_id = {a["id"]: a for a in analyses}
-    ids = list(by_id)
-    analysis_id = st.selectbox(
-        "Analysis whose batches are trained",
-        ids,
-        index=again.place(ids, wanted or given.get("analysis_id")),
-        format_func=lambda i: (
-            f"{by_id[i]['name']}  ({words.batches(by_id[i]['plan']['n_batches'])}, {by_id[i]['model']})"
-        ),
-    )
+    shown = {i: f"{a['name']}  ({words.batches(a['plan']['n_batches'])}, {a['model']})" for i, a in by_id.items()}
+    analysis_id = ui.pick("Analysis whose batches are trained", shown, first=wanted or given.get("analysis_id"))
     ui.field_error(error, "analysis_id")
     body: Json = {"analysis_id": analysis_id}
     body |= _what_learns(api, by_id[analysis_id], error, given)
@@ -90,19 +83,16 @@ def _what_learns(api: Api, analysis: Json, error: ApiRefused | None, given: Json
     sets = {s["id"]: s for s in api.items("/expert-sets", analysis_id=analysis["id"])}
     a, b, c = st.columns(3)
     with a:
-        place = again.place(list(MODES), given["mode"]) if given else 0 if sets else 2
-        mode = ui.pick("What learns", MODES, index=place)
+        mode = ui.pick("What learns", MODES, first=given.get("mode", "selected" if sets else "full"))
         ui.field_error(error, "mode")
     with b:
         chosen = None
         if mode != "full" or sets:
-            chosen = st.selectbox(
-                "Expert set",
-                list(sets),
-                index=again.place(list(sets), given.get("expert_set_id")),
-                format_func=lambda i: f"{sets[i]['name']}  ({words.plural(sets[i]['n_experts'], 'expert')})",
-                placeholder="none saved for this analysis yet",
-            )
+            names = {i: f"{s['name']}  ({words.plural(s['n_experts'], 'expert')})" for i, s in sets.items()}
+            if names:
+                chosen = ui.pick("Expert set", names, first=given.get("expert_set_id"))
+            else:
+                st.selectbox("Expert set", [], placeholder="none saved for this analysis yet")
         if mode != "full" and not sets:
             address.link(
                 "Choose experts of this analysis",
@@ -113,7 +103,7 @@ def _what_learns(api: Api, analysis: Json, error: ApiRefused | None, given: Json
             )
         ui.field_error(error, "expert_set_id")
     with c:
-        routing = ui.pick("Routing while training", ROUTINGS, index=again.place(list(ROUTINGS), given.get("routing")))
+        routing = ui.pick("Routing while training", ROUTINGS, first=given.get("routing"))
         ui.field_error(error, "routing")
     keep = chosen if mode != "full" or routing == "masked" else None
     return {"mode": mode, "expert_set_id": keep, "routing": routing}
@@ -129,15 +119,13 @@ def _targets(api: Api, analysis: Json, error: ApiRefused | None, given: Json) ->
     offered = [k for k in SAFE_TARGETS if free or k != "default"]
     before = given.get("targets", {})
     with a:
-        safe = ui.pick(
-            "Safe prompts learn", {k: SAFE_TARGETS[k] for k in offered}, index=again.place(offered, before.get("safe"))
-        )
+        safe = ui.pick("Safe prompts learn", {k: SAFE_TARGETS[k] for k in offered}, first=before.get("safe"))
         ui.field_error(error, "safe")
     with b:
         unsafe = ui.pick(
             "Unsafe prompts learn",
             {k: UNSAFE_TARGETS[k] for k in offered},
-            index=again.place(offered, before.get("unsafe")),
+            first=before.get("unsafe"),
         )
         ui.field_error(error, "unsafe")
     refusal = st.text_input("Refusal text", given.get("refusal_text", "I can't help with that request."))

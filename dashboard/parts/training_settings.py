@@ -4,10 +4,9 @@ import streamlit as st
 
 from dashboard import ui
 from dashboard.client import ApiRefused, Json
-from dashboard.parts import again
 
 TRACKERS = {"tensorboard": "TensorBoard", "mlflow": "MLflow", "wandb": "Weights & Biases (offline)"}
-SCHEDULES = ["constant", "linear"]
+SCHEDULES = {"constant": "constant", "linear": "linear"}
 
 
 def settings(error: ApiRefused | None, given: Json) -> Json:
@@ -18,12 +17,7 @@ def settings(error: ApiRefused | None, given: Json) -> Json:
         body["epochs"] = int(st.number_input("Epochs", 1, 1000, given.get("epochs", 1)))
         ui.field_error(error, "epochs")
     with b:
-        rate = st.text_input("Learning rate", f"{given['learning_rate']:.12g}" if given else "1e-4")
-        try:
-            body["learning_rate"] = float(rate)
-        except ValueError:
-            ui.note("Not a number; 1e-4 is used.")
-            body["learning_rate"] = 1e-4
+        body["learning_rate"] = learning_rate(f"{given['learning_rate']:.12g}" if given else "1e-4")
         ui.field_error(error, "learning_rate")
     with c:
         body["seed"] = int(st.number_input("Seed", 0, 2**31 - 1, given.get("seed", 0)))
@@ -38,6 +32,15 @@ def settings(error: ApiRefused | None, given: Json) -> Json:
     return body
 
 
+def learning_rate(first: str, key: str | None = None) -> float:
+    """Show the field; what is not a number is said to be taken as 1e-4."""
+    try:
+        return float(st.text_input("Learning rate", first, key=key))
+    except ValueError:
+        ui.note("Not a number; 1e-4 is used.")
+        return 1e-4
+
+
 def _more(error: ApiRefused | None, given: Json) -> Json:
     a, b, c = st.columns(3)
     with a:
@@ -45,9 +48,7 @@ def _more(error: ApiRefused | None, given: Json) -> Json:
         norm = st.number_input("Largest gradient norm", 0.01, 1e6, given.get("max_grad_norm", 1.0))
         ui.field_error(error, "max_grad_norm")
     with b:
-        schedule = st.selectbox(
-            "Learning rate over time", SCHEDULES, index=again.place(SCHEDULES, given.get("lr_schedule"))
-        )
+        schedule = ui.pick("Learning rate over time", SCHEDULES, first=given.get("lr_schedule"))
         warmup = st.number_input("Warm-up steps", 0, 10**9, given.get("warmup_steps", 0))
         ui.field_error(error, "warmup_steps")
     with c:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from dashboard import address, data, training_charts, ui, words
 from dashboard.client import Api, ApiRefused, Json
-from dashboard.parts import runs
+from dashboard.parts import run_tables
 from dashboard.plot import lines
 from dashboard.table import Column, Row, cell, table
 
@@ -53,9 +53,9 @@ def _outcomes(found: Sequence[Json]) -> None:
         cells = {
             "name": cell(name, hint=training["id"]),
             "status": cell(words.state(training["status"]), training["status"], training["error"]),
-            "what": cell(runs.what_learns(training)),
+            "what": cell(run_tables.what_learns(training)),
             "steps": cell(f"{words.count(training['n_recorded'])} of {words.count(training['n_steps'])}"),
-            "verified": cell(runs.verified_words(training), training["n_verified"]),
+            "verified": cell(run_tables.verified_words(training), training["n_verified"]),
             "loss": cell(words.number(training["final_loss"]), training["final_loss"]),
             "took": cell(words.duration(took), took),
         }

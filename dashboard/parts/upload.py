@@ -148,10 +148,10 @@ def _meaning(seen: list[Json | None]) -> str:
     """Show what the labels mean; what the first recognised format says of them is proposed."""
     proposals: list[Json] = [s["label_meaning"] for s in seen if s and s["label_meaning"]]
     proposed = proposals[0] if proposals else {}
-    kinds = list(MEANINGS)
     of_what = "|".join(s["mapping"]["name"] for s in seen if s and s["mapping"])
-    index = kinds.index(proposed.get("kind", kinds[0]))
-    kind = ui.pick("What safe and unsafe mean in this set", MEANINGS, index=index, key=f"meaning:{of_what}")
+    kind = ui.pick(
+        "What safe and unsafe mean in this set", MEANINGS, first=proposed.get("kind"), key=f"meaning:{of_what}"
+    )
     if kind != "other":
         return str(kind)
     a, b = st.columns(2)

@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import address, data, listing, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import batch_maps, batch_over_epochs, runs, samples
+from dashboard.parts import batch_maps, batch_over_epochs, run_tables, samples
 from dashboard.table import Column, Row, cell, table
 
 
@@ -41,7 +41,7 @@ def _choose(api: Api) -> None:
             address.go("analysis")
         return
     ui.note("Choose an analysis, then one of its batches.")
-    runs.analyses(analyses, key="batch-analyses")
+    run_tables.analyses(analyses, key="batch-analyses")
 
 
 def _head(analysis: Json, batch: Json) -> None:

@@ -66,13 +66,12 @@ def _choose(api: Api, a: str | None) -> None:
 def _form(analyses: list[Json], stored: list[Json], a: str | None) -> None:
     options = {one["id"]: f"{one['name']}  ({one['model']})" for one in analyses}
     options |= {one["id"]: f"{one['name']}  (published table)" for one in stored}
-    ids = list(options)
-    first = ids.index(a) if a in options else min(1, len(ids) - 1)
+    first = a if a in options else list(options)[:2][-1]
     left, right = st.columns(2, gap="medium")
     with left:
-        one = ui.pick("a: from", options, index=first, key="compare-a")
+        one = ui.pick("a: from", options, first=first, key="compare-a")
     with right:
-        other = ui.pick("b: to", options, index=0, key="compare-b")
+        other = ui.pick("b: to", options, key="compare-b")
     same = one == other
     if same:
         ui.note(

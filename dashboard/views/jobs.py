@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import address, fields, ui, words
 from dashboard.client import Api, ApiError, ApiRefused, Json
-from dashboard.parts import job_log, runs
+from dashboard.parts import job_log, run_tables
 from dashboard.table import Column, Row, cell, table
 
 VIEW = {"analysis": "analysis", "training": "training", "comparison": "compare", "evaluation": "evaluation"}
@@ -48,7 +48,7 @@ def _live_queue() -> None:
     st.subheader("Queue")
     fields.select("Status", "status", STATES, width=150)
     if jobs:
-        runs.jobs(jobs, key="jobs-table", selected=address.text("id"))
+        run_tables.jobs(jobs, key="jobs-table", selected=address.text("id"))
         if len(jobs) == 100:
             ui.note("The newest 100; choose a status to see others.")
     elif asked:

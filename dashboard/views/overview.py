@@ -5,7 +5,7 @@ import streamlit as st
 from dashboard import address, charts, data, risk_charts, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.heatmap import heatmap
-from dashboard.parts import runs
+from dashboard.parts import run_tables
 
 
 def main() -> None:
@@ -22,12 +22,14 @@ def main() -> None:
     if not analyses:
         _first_minutes(api, datasets)
     else:
-        newest = next((a for a in analyses if a["status"] == "succeeded"), None)
+        own = [a for a in analyses if not run_tables.of_study(a)] or analyses
+        newest = next((a for a in own if a["status"] == "succeeded"), None)
         if newest:
             _newest(api, newest)
         st.subheader("Analyses")
-        runs.analyses(analyses[:8], key="overview-analyses")
-        _trainings(trainings, newest)
+        run_tables.analyses(own[:8], key="overview-analyses")
+        _trainings([t for t in trainings if not run_tables.of_study(t)], newest)
+        _of_studies(analyses + trainings)
     _machine(api)
 
 
@@ -105,7 +107,7 @@ def _newest(api: Api, analysis: Json) -> None:
 def _trainings(trainings: list[Json], newest: Json | None) -> None:
     st.subheader("Trainings")
     if trainings:
-        runs.trainings(trainings[:8], key="overview-trainings")
+        run_tables.trainings(trainings[:8], key="overview-trainings")
         return
     ui.card(
         "No training yet",
@@ -113,6 +115,14 @@ def _trainings(trainings: list[Json], newest: Json | None) -> None:
     )
     if newest and st.button("Start a training", type="primary"):
         address.go("training", analysis=newest["id"])
+
+
+def _of_studies(runs: list[Json]) -> None:
+    """Say where the runs are that studies made: a study makes more of them than would leave room for others here."""
+    if any(run_tables.of_study(run) for run in runs):
+        with st.container(horizontal=True, vertical_alignment="center"):
+            address.link("Studies", "study", icon=":material/arrow_forward:")
+            st.html('<p class="rp-note">The runs of studies are listed on their own pages.</p>', width="content")
 
 
 def _machine(api: Api) -> None:

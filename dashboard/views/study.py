@@ -4,18 +4,9 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import keeping, runs, study_figures, study_form
+from dashboard.parts import keeping, run_tables, runs, study_figures, study_form
 from dashboard.table import Column, Row, cell, table
 
-COLUMNS = (
-    Column("name", "Study"),
-    Column("status", "Status", kind="status"),
-    Column("set", "Expert set", minor=True),
-    Column("seeds", "Seeds", "right"),
-    Column("runs", "Runs", "right", "part"),
-    Column("verdict", "Answer", minor=True),
-    Column("created", "Started", "right", minor=True),
-)
 RUN_COLUMNS = (
     Column("what", "Run"),
     Column("arm", "Arm"),
@@ -31,7 +22,6 @@ ROLES = {
     "comparison": "comparison with the untrained model",
 }
 VIEW = {"training": "training", "evaluation": "evaluation", "analysis": "analysis", "comparison": "compare"}
-ANSWERS = {"shown": "shown", "not_shown": "not shown", "untested": "not tested"}
 
 
 def main() -> None:
@@ -55,7 +45,7 @@ def _list(api: Api) -> None:
     found = api.get("/studies", limit=200)["items"]
     wanted = address.text("set")
     if found:
-        _table(found)
+        run_tables.studies(found, key="studies")
     else:
         ui.card(
             "No study yet",
@@ -67,33 +57,6 @@ def _list(api: Api) -> None:
         )
     with st.expander("Start a study", expanded=bool(wanted) or not found, icon=":material/add:"):
         study_form.show(api, wanted)
-
-
-def _table(found: list[Json]) -> None:
-    rows = [
-        Row(
-            one["id"],
-            address.href("study", id=one["id"]),
-            {
-                "name": cell(one["name"], hint=one["id"]),
-                "status": cell(words.state(one["status"]), one["status"], one["error"]),
-                "set": cell(one["expert_set_name"]),
-                "seeds": cell(len(one["params"]["seeds"]), len(one["params"]["seeds"])),
-                "runs": _part(one["progress"]),
-                "verdict": cell(ANSWERS[one["verdict"]["tone"]] if one["verdict"] else "–"),
-                "created": cell(words.ago(one["created_at"]), one["created_at"], one["created_at"]),
-            },
-        )
-        for one in found
-    ]
-    opened = table(COLUMNS, rows, key="studies", label="Studies")
-    if opened:
-        address.go("study", id=opened)
-
-
-def _part(progress: Json) -> Json:
-    done, total = progress["done"], progress["total"]
-    return cell(f"{words.count(done)} / {words.count(total)}" if total else "–", done / total if total else 0.0)
 
 
 def _one(api: Api, study: Json) -> None:
@@ -177,10 +140,8 @@ def _runs(study: Json) -> None:
                     "what": cell(ROLES[run["role"]], hint=run["id"]),
                     "arm": cell(study_figures.ARMS.get(run["arm"] or "", "–")),
                     "seed": cell("–" if run["seed"] is None else run["seed"], run["seed"]),
-                    "status": cell(words.state(run["status"]), run["status"], run["error"])
-                    if run["status"]
-                    else cell("not made yet", "planned"),
-                    "progress": _part(run["progress"]) if run["progress"] else cell("–", 0.0),
+                    "status": run_tables.status_cell(run) if run["status"] else cell("not made yet", "planned"),
+                    "progress": run_tables.progress_cell(run["progress"]) if run["progress"] else cell("–", 0.0),
                 },
             )
             for run in study["runs"]

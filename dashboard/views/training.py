@@ -11,6 +11,7 @@ from dashboard.parts import (
     explanation,
     keeping,
     run_lists,
+    run_tables,
     runs,
     step_panel,
     trained_batches,
@@ -63,7 +64,7 @@ def _one(api: Api, training: Json) -> None:
     ui.page_title(training["name"])
     ui.heading(
         training["name"],
-        f"{runs.what_learns(training)} of {training['model']} · routing {training['routing']} · "
+        f"{run_tables.what_learns(training)} of {training['model']} · routing {training['routing']} · "
         f"learning rate {words.short_float(params['learning_rate'])} · {training['id']}",
         training["status"],
     )

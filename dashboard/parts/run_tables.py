@@ -1,0 +1,232 @@
+"""Tables of analyses, trainings, evaluations, studies and jobs, each row a link."""
+
+from collections.abc import Sequence
+
+from dashboard import address, words
+from dashboard.client import Json
+from dashboard.table import Column, Row, Ticks, cell, table
+
+
+def progress_cell(progress: Json) -> Json:
+    """Return what is done of how many, with its bar."""
+    total = progress["total"] or 0
+    part = progress["done"] / total if total else 0.0
+    return cell(f"{words.count(progress['done'])} / {words.count(total)}" if total else "–", part)
+
+
+def status_cell(run: Json) -> Json:
+    """Return a run's status; its error is the tooltip."""
+    return cell(words.state(run["status"]), run["status"], run.get("error"))
+
+
+def of_study(run: Json) -> bool:
+    """Tell whether a study made this run."""
+    return any(tag.startswith("stu_") for tag in run["tags"])
+
+
+def _name(run: Json) -> str:
+    tags = ", ".join(tag for tag in run["tags"] if not tag.startswith("stu_"))
+    return f"{run['name']} · {tags}" if tags else run["name"]
+
+
+def when_cell(stamp: str | None) -> Json:
+    """Return how long ago something was."""
+    return cell(words.ago(stamp), stamp or "", stamp)
+
+
+ANALYSIS_COLUMNS = (
+    Column("name", "Analysis"),
+    Column("status", "Status", kind="status"),
+    Column("model", "Model", kind="code", minor=True),
+    Column("dataset", "Prompt set", minor=True),
+    Column("batches", "Batches", "right", "part"),
+    Column("created", "Started", "right", minor=True),
+)
+
+
+def analyses(rows: Sequence[Json], *, key: str, ticks: Ticks | None = None) -> None:
+    """Show analyses as a table of links; finished ones can be ticked."""
+    made = [
+        Row(
+            a["id"],
+            address.href("analysis", id=a["id"]),
+            {
+                "name": cell(_name(a), hint=a["id"]),
+                "status": status_cell(a),
+                "model": cell(a["model"]),
+                "dataset": cell(a["dataset_name"]),
+                "batches": progress_cell(a["progress"]),
+                "created": when_cell(a["created_at"]),
+            },
+            tick=a["status"] == "succeeded",
+        )
+        for a in rows
+    ]
+    opened = table(ANALYSIS_COLUMNS, made, key=key, label="Analyses", ticks=ticks)
+    if opened:
+        address.go("analysis", id=opened)
+
+
+TRAINING_COLUMNS = (
+    Column("name", "Training"),
+    Column("status", "Status", kind="status"),
+    Column("what", "What learns", minor=True),
+    Column("analysis", "Analysis", minor=True),
+    Column("steps", "Steps", "right", "part"),
+    Column("verified", "Verified", "right"),
+    Column("loss", "Last loss", "right"),
+    Column("created", "Started", "right", minor=True),
+)
+
+
+def what_learns(training: Json) -> str:
+    """Say what a training changes: 'experts of <set>', 'everything but …', 'the whole model'."""
+    name = training.get("expert_set_name") or "the expert set"
+    adapter = training["params"].get("adapter")
+    low_rank = f"adapters (rank {adapter['rank']}) of " if adapter else ""
+    routers = " and, in turn, the routers" if training["params"].get("routers") else ""
+    return {
+        "selected": f"only {low_rank}{name}{routers}",
+        "all_but_selected": f"all but {name}",
+        "full": "the whole model",
+    }[training["mode"]]
+
+
+def verified_words(training: Json) -> str:
+    """'72 of 72', or why there is nothing to verify."""
+    if training["params"].get("preserve_batches") is False:
+        return "no batches kept"
+    return f"{words.count(training['n_verified'])} of {words.count(training['n_recorded'])}"
+
+
+def trainings(rows: Sequence[Json], *, key: str, ticks: Ticks | None = None) -> None:
+    """Show trainings as a table of links; those with a step can be ticked."""
+    made = [
+        Row(
+            t["id"],
+            address.href("training", id=t["id"]),
+            {
+                "name": cell(_name(t), hint=t["id"]),
+                "status": status_cell(t),
+                "what": cell(what_learns(t)),
+                "analysis": cell(t["analysis_name"]),
+                "steps": progress_cell(t["progress"]),
+                "verified": cell(verified_words(t), t["n_verified"]),
+                "loss": cell(words.number(t["final_loss"]), t["final_loss"]),
+                "created": when_cell(t["created_at"]),
+            },
+            tick=t["n_recorded"] > 0,
+        )
+        for t in rows
+    ]
+    opened = table(TRAINING_COLUMNS, made, key=key, label="Trainings", ticks=ticks)
+    if opened:
+        address.go("training", id=opened)
+
+
+EVALUATION_COLUMNS = (
+    Column("name", "Evaluation"),
+    Column("status", "Status", kind="status"),
+    Column("what", "Intervention", minor=True),
+    Column("set", "Expert set"),
+    Column("sample", "Prompts"),
+    Column("arms", "Arms", "right", "part"),
+    Column("created", "Started", "right", minor=True),
+)
+
+
+def evaluations(rows: Sequence[Json], *, key: str) -> None:
+    """Show evaluations as a table of links."""
+    made = [
+        Row(
+            e["id"],
+            address.href("evaluation", id=e["id"]),
+            {
+                "name": cell(_name(e), hint=e["id"]),
+                "status": status_cell(e),
+                "what": cell(e["intervention"]),
+                "set": cell(e["expert_set_name"] or "–"),
+                "sample": cell(
+                    f"{e['n_safe'] + e['n_unsafe']}{', in-sample' if e['overlap']['in_sample'] else ', new'}"
+                ),
+                "arms": cell(f"{e['n_finished']} / {e['n_arms']}", e["n_finished"] / max(1, e["n_arms"])),
+                "created": when_cell(e["created_at"]),
+            },
+        )
+        for e in rows
+    ]
+    opened = table(EVALUATION_COLUMNS, made, key=key, label="Evaluations")
+    if opened:
+        address.go("evaluation", id=opened)
+
+
+STUDY_COLUMNS = (
+    Column("name", "Study"),
+    Column("status", "Status", kind="status"),
+    Column("set", "Expert set", minor=True),
+    Column("seeds", "Seeds", "right"),
+    Column("runs", "Runs", "right", "part"),
+    Column("verdict", "Answer", minor=True),
+    Column("created", "Started", "right", minor=True),
+)
+STUDY_ANSWERS = {"shown": "shown", "not_shown": "not shown", "untested": "not tested"}
+
+
+def studies(found: Sequence[Json], *, key: str) -> None:
+    """Show studies as a table of links."""
+    rows = [
+        Row(
+            one["id"],
+            address.href("study", id=one["id"]),
+            {
+                "name": cell(_name(one), hint=one["id"]),
+                "status": status_cell(one),
+                "set": cell(one["expert_set_name"]),
+                "seeds": cell(len(one["params"]["seeds"]), len(one["params"]["seeds"])),
+                "runs": progress_cell(one["progress"]),
+                "verdict": cell(STUDY_ANSWERS[one["verdict"]["tone"]] if one["verdict"] else "–"),
+                "created": when_cell(one["created_at"]),
+            },
+        )
+        for one in found
+    ]
+    opened = table(STUDY_COLUMNS, rows, key=key, label="Studies")
+    if opened:
+        address.go("study", id=opened)
+
+
+JOB_COLUMNS = (
+    Column("subject", "Work"),
+    Column("kind", "Kind"),
+    Column("status", "Status", kind="status"),
+    Column("progress", "Progress", "right", "part"),
+    Column("eta", "Left", "right", minor=True),
+    Column("created", "Submitted", "right", minor=True),
+)
+
+
+def jobs(rows: Sequence[Json], *, key: str, selected: str | None = None) -> None:
+    """Show jobs as a table of links."""
+    made = [
+        Row(
+            j["id"],
+            address.href("jobs", id=j["id"]),
+            {
+                "subject": cell(j.get("subject_name") or j["kind"], hint=j["id"]),
+                "kind": cell(j["kind"]),
+                "status": status_cell(j),
+                "progress": progress_cell(j["progress"]),
+                "eta": cell(_eta(j)),
+                "created": when_cell(j["created_at"]),
+            },
+        )
+        for j in rows
+    ]
+    opened = table(JOB_COLUMNS, made, key=key, label="Jobs", selected=selected)
+    if opened:
+        address.go("jobs", id=opened)
+
+
+def _eta(run: Json) -> str:
+    eta = run["progress"].get("eta_seconds")
+    return words.duration(eta) if run["status"] == "running" and eta is not None else "–"
