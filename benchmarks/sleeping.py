@@ -5,16 +5,14 @@ leads here: a worker has this engine, in the place of `transformers`, only where
 PYTHONPATH (`environment` below), which makes its child processes import this file.
 """
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from tests import after_import
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -23,13 +21,11 @@ MODEL = "fake"
 SITES, EXPERTS = 16, 64
 TOKENIZER_DIGEST = "t" * 64
 _SECONDS = "SLEEPING_ENGINE_SECONDS"
-_ENGINES = "worker.capture.engines"
 
 
 def environment(seconds: float) -> dict[str, str]:
     """Return what a worker's environment needs to sleep so long for each batch."""
-    here = Path(__file__).parent
-    return {"PYTHONPATH": os.pathsep.join([str(here / "startup"), str(here.parent)]), _SECONDS: str(seconds)}
+    return after_import.environment(Path(__file__).parent / "startup") | {_SECONDS: str(seconds)}
 
 
 def add_model(engine: "Engine") -> str:
@@ -90,32 +86,16 @@ class SleepingEngine:
         """Nothing is held."""
 
 
-class _Swap(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Lets the worker's list of engines be made as always, then puts this engine in the place of one."""
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name != _ENGINES:
-            return None
-        sys.meta_path.remove(self)
-        found = importlib.util.find_spec(name)
-        assert found is not None
-        self.real = found.loader
-        return importlib.util.spec_from_loader(name, self, origin=found.origin)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        assert self.real is not None
-        self.real.exec_module(module)
-        kind: Any = module.EngineKind
-        module.ENGINES["transformers"] = kind(
-            lambda _device: None,
-            lambda _architecture, _sites: None,
-            lambda _request: SleepingEngine(float(os.environ[_SECONDS])),
-        )
+def _swap(engines: ModuleType) -> None:
+    """Put this engine in the place of one, once the worker's list of engines was made as always."""
+    kind: Any = engines.EngineKind
+    engines.ENGINES["transformers"] = kind(
+        lambda _device: None,
+        lambda _architecture, _sites: None,
+        lambda _request: SleepingEngine(float(os.environ[_SECONDS])),
+    )
 
 
 def install() -> None:
     """Have the engine in this process from now on."""
-    sys.meta_path.insert(0, _Swap())
+    after_import.change_after_import("worker.capture.engines", _swap)

@@ -1,5 +1,6 @@
 """What tests of several rooms share: a real Chromium, a real PostgreSQL."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -10,6 +11,11 @@ from tests.postgres import Postgres, postgres_or_skip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
+
+# No setting of whoever runs the tests may lead them to his database or his token; what is for the tests itself stays.
+for _name in list(os.environ):
+    if _name.startswith("ROUTEPRINT_") and not _name.startswith("ROUTEPRINT_TEST_"):
+        del os.environ[_name]
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]

@@ -4,27 +4,24 @@ No setting of the product leads here: a service has these only where `startup` s
 below), which makes every process of it import this file.
 """
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from tests import after_import
+from tests.after_import import Change
 
 _FOLDER = "ROUTEPRINT_TEST_FAULTS"
 
 
 def environment(folder: Path) -> dict[str, str]:
     """Return what a service's environment needs to be steered by the files of this folder."""
-    here = Path(__file__).parent
     folder.mkdir(parents=True, exist_ok=True)
-    return {"PYTHONPATH": os.pathsep.join([str(here / "startup"), str(here.parents[1])]), _FOLDER: str(folder)}
+    return after_import.environment(Path(__file__).parent / "startup") | {_FOLDER: str(folder)}
 
 
 def _said(name: str) -> float:
@@ -95,7 +92,7 @@ def _stamped(module: ModuleType) -> None:
     module.utcnow = utcnow  # type: ignore[attr-defined]
 
 
-AFTER: dict[str, Callable[[ModuleType], None]] = {
+AFTER: dict[str, Change] = {
     "backend.store.fleet": _moved,
     "backend.store.tables": _stamped,
     "worker.measuring": _slow,
@@ -105,34 +102,10 @@ AFTER: dict[str, Callable[[ModuleType], None]] = {
 }
 
 
-class _After(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Lets a module be made as always, then changes it."""
-
-    def __init__(self, name: str, change: Callable[[ModuleType], None]) -> None:
-        self.name, self.change = name, change
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name != self.name:
-            return None
-        sys.meta_path.remove(self)
-        found = importlib.util.find_spec(name)
-        assert found is not None
-        self.real = found.loader
-        return importlib.util.spec_from_loader(name, self, origin=found.origin)
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
-        return None
-
-    def exec_module(self, module: ModuleType) -> None:
-        assert self.real is not None
-        self.real.exec_module(module)
-        self.change(module)
-
-
 def install() -> None:
     """Have these faults in this process from now on."""
     if _FOLDER in os.environ:
         real = time.time
         time.time = lambda: real() + _said("clock")  # the queue's library goes by this one
         for name, change in AFTER.items():
-            sys.meta_path.insert(0, _After(name, change))
+            after_import.change_after_import(name, change)
