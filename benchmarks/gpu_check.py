@@ -22,7 +22,7 @@ import torch
 from transformers import OlmoeConfig, OlmoeForCausalLM, PreTrainedModel
 
 from backend.domain.vocabulary import Scope
-from benchmarks import training
+from benchmarks import training, ways
 from benchmarks.capture import Size, Work, ours, plain, prepare
 from benchmarks.report import Found, line, row, write
 from worker.capture.transformers import TransformersEngine
@@ -110,11 +110,11 @@ def figures(shape: Shape, device: torch.device, name: str, n_batches: int, round
 
 def training_figures(device: torch.device, *, tiny: bool) -> list[Found]:
     """Return the rows of training on this device; `tiny` only shows that they can be had."""
-    size = training.Size(
+    size = ways.Size(
         Size(hidden=1024, intermediate=512, layers=8), chosen=8, rounds=5, device=str(device), dtype="bfloat16"
     )
     with tempfile.TemporaryDirectory(prefix="routeprint-bench-") as name:
-        return training.figures(training.QUICK if tiny else size, Path(name), "gpu.training", judge=not tiny)
+        return training.figures(ways.QUICK if tiny else size, Path(name), "gpu.training", judge=not tiny)
 
 
 def main() -> int:
