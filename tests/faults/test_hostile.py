@@ -38,7 +38,7 @@ STARTS = ("=", "+", "-", "@", "\t", "\r")
 def test_no_pickle_runs(attack, api, client, engine, tmp_path: Path) -> None:
     case = attack(
         "hostile pickles",
-        "ten ways to run code on loading, by every protocol, read as tables and sent to the API",
+        "eleven ways to run code on loading, by every protocol, read as tables and sent to the API",
     )
     seeding.add_model(engine)
     marker = tmp_path / "touched"
@@ -60,7 +60,7 @@ def test_no_pickle_runs(attack, api, client, engine, tmp_path: Path) -> None:
 def test_no_bomb_fills_the_memory(attack, tmp_path: Path) -> None:
     case = attack(
         "Parquet, gzip and one-line bombs",
-        "sent to a real server's preview and import; refused, and its memory grows by less than 100 MB",
+        "and zip files under other names, imported by a real server; refused, and its memory grows by less than 100 MB",
     )
     with Live(tmp_path / "home") as live:
         live.start_backend()

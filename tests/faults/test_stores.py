@@ -28,7 +28,8 @@ BACKEND_RESTARTS, LOCKED_SECONDS, KILLED_PER_VERSION, TOGETHER = 10, 10, 2, 20
 
 def test_a_backend_that_restarts_ten_times_fails_no_job(fault, calm: Calm, tmp_path: Path) -> None:
     case = fault(
-        "backend killed and started ten times during a training", "SIGKILL to the API, ten times, a second apart"
+        "backend killed and started ten times during a training",
+        "SIGKILL to the API, ten times, each half a second after it is back",
     )
     with services(calm, tmp_path / "home", pause=0.5) as live:
         path = begin_training(live, calm.analysis, calm.experts)

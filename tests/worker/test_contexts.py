@@ -1,9 +1,7 @@
 """A context run on a small real study: its sums against the slow reference, and against the analysis' own counts."""
 
 from collections import Counter
-from collections.abc import Iterator
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from backend.store import contexts, risks
 from backend.store import tables as t
 from backend.store.engine import reading, writing
 from tests.worker import reference
-from tests.worker.study import Study, open_study
+from tests.worker.study import Study
 from tests.worker.tiny import save_tiny, tiny_tokenizer
 from worker import windows as window_sizes
 from worker.contexts import run_context, token_texts, visible
@@ -28,14 +26,9 @@ from worker.scanning import scan
 EXPERTS = [[layer, expert] for layer in range(3) for expert in range(8)]
 
 
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    monkeypatch.setenv("ROUTEPRINT_HOME", str(tmp_path))
-    monkeypatch.setenv("ROUTEPRINT_DEVICE", "cpu")
-    monkeypatch.setattr(window_sizes, "WINDOW", 2)  # three batches: two windows
-    get_settings.cache_clear()
-    yield open_study(tmp_path)
-    get_settings.cache_clear()
+@pytest.fixture(autouse=True)
+def two_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_sizes, "WINDOW", 2)  # of three batches
 
 
 def submit(study: Study, analysis_id: str, scope: str = "prompt", experts: list[list[int]] = EXPERTS) -> str:

@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from backend.settings import get_settings
 from backend.store import evaluation_results, evaluations
 from backend.store import tables as t
 from backend.store.engine import reading, writing
-from tests.worker.study import Study, open_study
+from tests.worker.study import Study
 from tests.worker.tiny import save_tiny
 from worker import evaluating
 from worker.evaluating import run_evaluation
@@ -30,15 +28,6 @@ CHOICES = [
     {"prompt": "Hi!", "choices": ["How often must I water them?", "Hi!", "No."], "answer": 1},
 ]
 ANSWERED = ("n", "arm_idx", "prompt_idx", "text", "n_tokens", "ended", "verdict", "why", "judge", "overruled")
-
-
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    monkeypatch.setenv("ROUTEPRINT_HOME", str(tmp_path))
-    monkeypatch.setenv("ROUTEPRINT_DEVICE", "cpu")
-    get_settings.cache_clear()
-    yield open_study(tmp_path)
-    get_settings.cache_clear()
 
 
 def submit(study: Study, set_id: str | None, **body: Any) -> str:

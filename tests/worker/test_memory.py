@@ -1,6 +1,9 @@
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
+from subprocess import PIPE
 
 import psutil
 import pytest
@@ -9,10 +12,17 @@ from worker.memory import DeviceMemory
 
 
 def test_on_a_cpu_it_is_what_this_process_holds_and_its_children():
-    mine = psutil.Process().memory_info().rss
-    found = DeviceMemory(None).used()
+    before = DeviceMemory(None).used()
+    assert before is not None
+    assert before > 0.5 * psutil.Process().memory_info().rss
+    hold = "held = b'x' * 2**26; print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", hold], stdin=PIPE, stdout=PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        found = DeviceMemory(None).used()
+        child.kill()
     assert found is not None
-    assert found > 0.5 * mine
+    assert found > before + 2**25
 
 
 def test_on_a_gpu_it_is_what_nvidias_tool_says_and_nothing_where_there_is_none(tmp_path: Path, monkeypatch):

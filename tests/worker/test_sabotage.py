@@ -7,7 +7,6 @@ and the record says it.
 
 import dataclasses
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from backend.store import jobs, plans, writes
 from backend.store import tables as t
 from backend.store.engine import reading, writing
 from backend.store.verify import verify_training
-from tests.worker.study import Study, open_study
+from tests.worker.study import Study
 from tests.worker.test_crashes import read_records
 from tests.worker.tiny import save_tiny
 from tests.worker.tiny_runs import ListSink, dropping, swapping, tiny_run, weights
@@ -119,15 +118,6 @@ def test_with_two_processes_both_stop_and_the_one_at_fault_is_named(olmoe, befor
 
 
 # --- through the worker's stage, with stored rows
-
-
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    monkeypatch.setenv("ROUTEPRINT_HOME", str(tmp_path))
-    monkeypatch.setenv("ROUTEPRINT_DEVICE", "cpu")
-    get_settings.cache_clear()
-    yield open_study(tmp_path)
-    get_settings.cache_clear()
 
 
 def prepared(study: Study, **params: Any) -> tuple[str, int]:

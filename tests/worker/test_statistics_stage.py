@@ -3,9 +3,7 @@
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,26 +19,16 @@ from backend.domain.statistics.samples import samples_of
 from backend.domain.statistics.stability import choice_by_t, stability
 from backend.domain.statistics.summary import plain
 from backend.domain.vocabulary import Pool, Site
-from backend.settings import get_settings
 from backend.store import jobs, risks, writes
 from backend.store import statistics as stored_statistics
 from backend.store import tables as t
 from backend.store.arrays import pack
 from backend.store.counted import counted_batches
 from backend.store.engine import reading, writing
-from tests.worker.study import Study, open_study
+from tests.worker.study import Study
 from worker import statistics as stage
 
 QUICK = {"n_permutations": 499, "n_resamples": 199, "n_stability": 20, "n_splits": 6}
-
-
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    monkeypatch.setenv("ROUTEPRINT_HOME", str(tmp_path))
-    monkeypatch.setenv("ROUTEPRINT_DEVICE", "cpu")
-    get_settings.cache_clear()
-    yield open_study(tmp_path)
-    get_settings.cache_clear()
 
 
 def ask(study: Study, analysis_id: str, scope: str = "prompt", pool: str = "mean", **asked: Any) -> str:

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,20 +10,11 @@ from backend.settings import get_settings
 from backend.store import tables as t
 from backend.store.engine import reading, writing
 from backend.store.verify import verify_analysis, verify_training
-from tests.worker.study import Study, open_study
+from tests.worker.study import Study
 from tests.worker.tiny import save_tiny
 from worker.scanning import scan
 from worker.store_sink import StoreSink
 from worker.tuning import run_training
-
-
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    monkeypatch.setenv("ROUTEPRINT_HOME", str(tmp_path))
-    monkeypatch.setenv("ROUTEPRINT_DEVICE", "cpu")
-    get_settings.cache_clear()
-    yield open_study(tmp_path)
-    get_settings.cache_clear()
 
 
 def broken(links: list[Link]) -> list[str]:

@@ -8,7 +8,7 @@ import pytest
 from backend.domain.errors import InvalidInput
 from backend.settings import Settings, get_settings
 from backend.store import tables as t
-from tests.worker.study import Study, open_study
+from tests.worker.study import Study
 from tests.worker.test_card import ORIGIN
 from tests.worker.tiny import TEXTS, save_tiny
 from tests.worker.tiny_runs import ListSink, tiny_run
@@ -213,12 +213,10 @@ def test_what_cannot_be_used_is_refused_by_name(monkeypatch):
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
-    settings(monkeypatch, ROUTEPRINT_HOME=str(tmp_path), ROUTEPRINT_DEVICE="cpu")
-    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "boards"))
+def study(study: Study, tmp_path, monkeypatch) -> Study:
+    settings(monkeypatch, TENSORBOARD_LOGGING_DIR=str(tmp_path / "boards"))
     get_settings.cache_clear()
-    yield open_study(tmp_path)
-    get_settings.cache_clear()
+    return study
 
 
 def test_a_stored_training_reports_with_two_processes_too_and_says_where(study: Study, tmp_path):

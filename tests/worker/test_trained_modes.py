@@ -1,24 +1,11 @@
 """Adapters and router steps through the store: what is left is a model like any other, and its chain holds."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
-from backend.settings import get_settings
 from backend.store import tables as t
 from backend.store.engine import writing
-from tests.worker.study import Study, open_study
+from tests.worker.study import Study
 from tests.worker.test_study import analysis_links, broken, finish_training, training_links
-
-
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    monkeypatch.setenv("ROUTEPRINT_HOME", str(tmp_path))
-    monkeypatch.setenv("ROUTEPRINT_DEVICE", "cpu")
-    get_settings.cache_clear()
-    yield open_study(tmp_path)
-    get_settings.cache_clear()
 
 
 def test_a_model_trained_with_an_adapter_is_measured_again_and_both_folders_are_verified(study: Study) -> None:

@@ -1,8 +1,6 @@
 """Counts without what the chat template added, from prompt to stored batch."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +9,12 @@ from backend.domain.counts import BatchCounts, check_counts
 from backend.domain.measured import MeasuredBatch
 from backend.domain.prompts import Message
 from backend.domain.vocabulary import LABELS, Label, Scope
-from backend.settings import get_settings
 from backend.store import tables as t
 from backend.store.engine import reading
 from backend.store.verify import verify_analysis
 from tests.worker import reference
 from tests.worker.capture.test_transformers import N_EXPERTS, Key, batch_of, family, measure, sample
-from tests.worker.study import Study, open_study
+from tests.worker.study import Study
 from tests.worker.tiny import FAMILIES, tiny_model, tiny_tokenizer
 from worker.capture.transformers import TransformersEngine
 from worker.models import LoadedModel, as_loaded
@@ -95,15 +92,6 @@ def test_a_nan_at_a_template_token_still_marks_its_sample(loaded: LoadedModel) -
     engine = TransformersEngine(broken, exclude_template_tokens=True)
     [measured] = engine.measure([Key(0, "b0")], [batch])
     assert [s.non_finite for s in measured.samples] == [False, True]
-
-
-@pytest.fixture
-def study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Study]:
-    monkeypatch.setenv("ROUTEPRINT_HOME", str(tmp_path))
-    monkeypatch.setenv("ROUTEPRINT_DEVICE", "cpu")
-    get_settings.cache_clear()
-    yield open_study(tmp_path)
-    get_settings.cache_clear()
 
 
 def test_an_analysis_without_template_tokens_is_stored_with_the_tokens_that_count(study: Study) -> None:
