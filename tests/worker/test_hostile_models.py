@@ -30,6 +30,10 @@ LONG = "{% for a in range(99999) %}{{ messages[0].content * 9 }}{% endfor %}"
 DEEP = "{% macro m(n) %}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}"
 REACHES_OUT = "{{ ''.__class__.__mro__[1].__subclasses__() }}"
 
+# The alarm that ends such work can strike while the garbage collector calls back; Python swallows an error there and
+# says so on stderr, and the next alarm ends the work (worker/limits.py).
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
