@@ -136,9 +136,9 @@ def plan(live: Live, dataset_id: str) -> float:
 
 
 def take_out(live: Live, dataset_id: str) -> float:
-    """Delete a set and wait until its last row is gone; return the seconds."""
+    """Delete a set for good and wait until its last row is gone; return the seconds."""
     start = time.perf_counter()
-    live.client.delete(f"/datasets/{dataset_id}").raise_for_status()
+    live.client.delete(f"/datasets/{dataset_id}", params={"for_good": True}).raise_for_status()
     (database,) = live.home.glob("routeprint*.sqlite3")
     with closing(sqlite3.connect(database)) as connection:
         live.until(lambda: connection.execute("SELECT count(*) = 0 FROM datasets").fetchone()[0], 3600)

@@ -34,6 +34,7 @@ from backend.api import (
     statistics,
     studies,
     system,
+    tags,
     trained_batches,
     trainings,
 )
@@ -78,6 +79,7 @@ _NOUNS = (
     trained_batches,
     evaluations,
     studies,
+    tags,
     jobs,
 )
 

@@ -1,4 +1,4 @@
-"""Prompt sets: preview, import, browse, delete."""
+"""Prompt sets: preview, import, browse, rename, delete and bring back."""
 
 import json
 from collections.abc import Sequence
@@ -9,11 +9,12 @@ from fastapi import APIRouter, File, Form, Query, UploadFile
 from fastapi.responses import Response
 from pydantic import StringConstraints
 
+from backend.api import runs as edge_runs
 from backend.api.edge import PROBLEMS, Here, PathId
 from backend.api.idempotency import json_answer
 from backend.api.importing import imported_by_child, imported_here, purge_later, show
 from backend.api.pagination import Paged, listing
-from backend.api.schemas.common import Clean, LabelWord, Listing, Name
+from backend.api.schemas.common import Clean, LabelWord, Listing, Name, RunnablePatch
 from backend.api.schemas.datasets import DatasetOut, FormatOut, LeftOutRowOut, PreviewOut, RowOut
 from backend.api.uploads import MAX_FILES, on_disk
 from backend.demo_prompts import DEMO_MEANING, DEMO_NAME, DEMO_PROMPTS
@@ -27,7 +28,7 @@ from backend.domain.reading import SourceFile
 from backend.domain.vocabulary import Label
 from backend.importing import import_order, preview_order
 from backend.orders import Said
-from backend.store import datasets
+from backend.store import datasets, runs
 from backend.store import tables as t
 from backend.store.paging import slice_page
 
@@ -41,6 +42,7 @@ LabelField = Annotated[str, Form(max_length=20, description="safe or unsafe, for
 MappingField = Annotated[
     str, Form(max_length=500_000, description="A mapping as JSON, as the preview shows it."), Clean
 ]
+ForGood = Annotated[bool, Query(description="Delete the prompts themselves, so that nothing can bring them back.")]
 Q = Annotated[str | None, Query(max_length=200, description="Text to look for."), Clean]
 
 
@@ -118,10 +120,10 @@ def create_demo(here: Here) -> Response:
 
 
 @router.get("")
-def get_all(here: Here, page: Paged, q: Q = None) -> Listing[DatasetOut]:
-    """List prompt sets, newest first."""
+def get_all(here: Here, asked: edge_runs.Sorted) -> Listing[DatasetOut]:
+    """List prompt sets, newest first if not asked otherwise."""
     with here.reading() as session:
-        return listing(datasets.listing(session, q, page.after(str, str), page.limit), show)
+        return edge_runs.listing(session, t.Dataset, asked, lambda _, found: [show(one) for one in found], purged=False)
 
 
 @router.get("/formats")
@@ -132,7 +134,7 @@ def get_formats() -> Listing[FormatOut]:
 
 @router.get("/{dataset_id}")
 def get_one(here: Here, dataset_id: PathId) -> DatasetOut:
-    """Return one prompt set."""
+    """Return one prompt set, deleted or not."""
     with here.reading() as session:
         return show(datasets.get(session, dataset_id))
 
@@ -155,12 +157,30 @@ def get_left_out(here: Here, dataset_id: PathId, page: Paged) -> Listing[LeftOut
     return listing(rows, LeftOutRowOut.model_validate)
 
 
-@router.delete("/{dataset_id}", status_code=204, response_class=Response)
-def delete(here: Here, dataset_id: PathId) -> None:
-    """Delete a prompt set for good. Refused while an analysis uses it, or while it is being imported."""
+@router.patch("/{dataset_id}")
+def patch(here: Here, dataset_id: PathId, body: RunnablePatch) -> DatasetOut:
+    """Change name, tags or notes. The prompts, and so `sha256`, stay what they are."""
     with here.writing() as session:
-        n_rows = datasets.remove(session, dataset_id)
-    purge_later(here, [dataset_id] if n_rows else [])
+        datasets.get(session, dataset_id)
+        return show(runs.patch(session, t.Dataset, dataset_id, edge_runs.changes(body)))
+
+
+@router.delete("/{dataset_id}", status_code=204, response_class=Response)
+def delete(here: Here, dataset_id: PathId, for_good: ForGood = False) -> None:
+    """Hide a prompt set; `undelete` brings it back. Refused while a run uses it, or while it is being imported."""
+    with here.writing() as session:
+        if not for_good:
+            return datasets.remove(session, dataset_id)
+        n_rows = datasets.remove_for_good(session, dataset_id)
+    return purge_later(here, [dataset_id] if n_rows else [])
+
+
+@router.post("/{dataset_id}/undelete")
+def undelete(here: Here, dataset_id: PathId) -> DatasetOut:
+    """Bring a deleted prompt set back."""
+    with here.writing() as session:
+        datasets.get(session, dataset_id)
+        return show(runs.restore(session, t.Dataset, dataset_id))
 
 
 def _mappings(text: str, n_files: int) -> list[Mapping | None]:

@@ -1,4 +1,7 @@
-"""What all kinds of runs share at the edge: list, cancel, resume, verify, patch, delete, undelete."""
+"""What all kinds of runs share at the edge: list, cancel, resume, verify, patch, delete, undelete.
+
+Prompt sets are listed, changed, deleted and brought back the same way.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +22,9 @@ from backend.store import jobs, runs
 from backend.store import tables as t
 from backend.store.paging import Page
 
-Run = TypeVar("Run", bound=t.Run)
+Kept = TypeVar("Kept", bound=t.Kept)
 Search = Annotated[str | None, Query(max_length=200, description="Text in name, notes, tags or id."), Clean]
+Tag = Annotated[str | None, Query(max_length=60, description="Only those with this very tag; see GET /tags."), Clean]
 RunSort = Annotated[
     Literal["-created_at", "created_at", "name", "-name"],
     Query(description="-created_at: the newest first. A cursor belongs to the order that it was given out in."),
@@ -31,18 +35,21 @@ OfId = Annotated[str | None, Query(max_length=100), Clean]
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which runs of a listing are asked for, in which order."""
+    """Which ones of a listing are asked for, in which order."""
 
     page: Paging
     status: Status | None = None
     q: str | None = None
+    tag: str | None = None
     deleted: bool = False
     sort: RunSort = "-created_at"
 
 
-def wanted(page: Paged, status: Status | None = None, q: Search = None, deleted: Deleted = False) -> Wanted:
+def wanted(
+    page: Paged, status: Status | None = None, q: Search = None, tag: Tag = None, deleted: Deleted = False
+) -> Wanted:
     """Read the query parameters of every listing of runs."""
-    return Wanted(page, status, q, deleted)
+    return Wanted(page, status, q, tag, deleted)
 
 
 Filtered = Annotated[Wanted, Depends(wanted)]
@@ -58,18 +65,19 @@ Sorted = Annotated[Wanted, Depends(in_order)]
 
 def listing(
     session: Session,
-    table: type[Run],
+    table: type[Kept],
     asked: Wanted,
-    show_all: Callable[[Session, Sequence[Run]], Sequence[BaseModel]],
-    **equal: str | None,
+    show_all: Callable[[Session, Sequence[Kept]], Sequence[BaseModel]],
+    **equal: str | bool | None,
 ) -> Listing[Any]:
-    """Return a page of runs with these column values (None: any) as the answer's body."""
+    """Return a page of those with these column values (None: any) as the answer's body."""
     page = asked.page
     found = runs.listing(
         session,
         table,
         status=asked.status,
         q=asked.q,
+        tag=asked.tag,
         deleted=asked.deleted,
         after=page.after(str, str),
         limit=page.limit,
@@ -106,7 +114,7 @@ def changes(patch: RunnablePatch) -> dict[str, Any]:
     return patch.model_dump(exclude_none=True)
 
 
-def cancel(edge: Edge, table: type[runs.Run], id_: str) -> None:
+def cancel(edge: Edge, table: type[t.Run], id_: str) -> None:
     """Stop a queued or running resource. Raises NotFound, Conflict."""
     with edge.writing() as session:
         runs.get(session, table, id_)
@@ -115,7 +123,7 @@ def cancel(edge: Edge, table: type[runs.Run], id_: str) -> None:
 
 
 def resume(
-    edge: Edge, table: type[runs.Run], id_: str, key: str | None, show: Callable[[Session, str], BaseModel]
+    edge: Edge, table: type[t.Run], id_: str, key: str | None, show: Callable[[Session, str], BaseModel]
 ) -> Response:
     """Queue a failed or cancelled resource again; it goes on where it stopped. Raises NotFound, Conflict."""
     kind = runs.noun(table)

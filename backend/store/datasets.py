@@ -15,6 +15,7 @@ from backend.domain.prompts import LabelMeaning, PromptSet
 from backend.domain.prompts import PromptRow as DomainRow
 from backend.domain.reading import CheckedSet
 from backend.domain.vocabulary import Label
+from backend.store import runs
 from backend.store import tables as t
 from backend.store.paging import Key, Page, page
 
@@ -103,16 +104,16 @@ def add_rows(session: Session, dataset_id: str, values: Sequence[dict[str, Any]]
 
 
 def get(session: Session, dataset_id: str) -> t.Dataset:
-    """Return a prompt set. Raises NotFound."""
+    """Return a prompt set, deleted or not; one that is deleted for good is not there. Raises NotFound."""
     dataset = session.get(t.Dataset, dataset_id)
-    if dataset is None or dataset.deleted_at is not None:
+    if dataset is None or dataset.purged:
         raise NotFound("dataset", dataset_id)
     return dataset
 
 
 def get_ready(session: Session, dataset_id: str) -> t.Dataset:
-    """Return a prompt set whose rows are all there. Raises NotFound, Conflict."""
-    dataset = get(session, dataset_id)
+    """Return a prompt set that is not deleted and whose rows are all there. Raises NotFound, Conflict."""
+    dataset = runs.get_live(session, t.Dataset, get(session, dataset_id).id)
     if dataset.status == "failed":
         raise Conflict(f"The import of the prompt set {dataset.name!r} failed: import it again. {dataset.error or ''}")
     if dataset.status != "succeeded":
@@ -131,14 +132,6 @@ def left_out(session: Session, dataset_id: str) -> list[dict[str, Any]]:
 def set_status(session: Session, dataset_id: str, status: str) -> None:
     """Change the status of a prompt set."""
     get(session, dataset_id).status = status
-
-
-def listing(session: Session, q: str | None, after: Key | None, limit: int) -> Page[t.Dataset]:
-    """Return prompt sets, newest first, with `q` in their name."""
-    query = select(t.Dataset).where(t.Dataset.deleted_at.is_(None))
-    if q:
-        query = query.where(t.Dataset.name.icontains(q, autoescape=True))
-    return page(session, query, (t.Dataset.created_at, t.Dataset.id), after, limit, newest_first=True)
 
 
 def rows(
@@ -184,11 +177,26 @@ def n_without_response(session: Session, dataset_id: str, label: str | None = No
     return session.scalar(query.where(t.PromptRow.label == label) if label else query) or 0
 
 
-def remove(session: Session, dataset_id: str) -> int:
-    """Delete a prompt set for good; return how many rows `imports.purge` has yet to take away.
+def remove(session: Session, dataset_id: str) -> None:
+    """Hide a prompt set from listings; `runs.restore` brings it back. Raises NotFound, and Conflict as `unused`."""
+    runs.remove(session, t.Dataset, unused(session, dataset_id).id)
 
-    Those of a small set go at once. Raises Conflict where a run uses it, by name, or while it is being imported.
+
+def remove_for_good(session: Session, dataset_id: str) -> int:
+    """Delete a prompt set with its prompts; return how many rows `imports.purge` has yet to take away.
+
+    Those of a small set go at once. Raises NotFound, and Conflict as `unused`.
     """
+    dataset = unused(session, dataset_id)
+    if dataset.stored > FEW_ROWS:
+        dataset.deleted_at, dataset.purged = dataset.deleted_at or t.utcnow(), True
+        return dataset.stored
+    session.execute(delete(t.Dataset).where(t.Dataset.id == dataset.id))
+    return 0
+
+
+def unused(session: Session, dataset_id: str) -> t.Dataset:
+    """Return a prompt set that may be deleted. Raises Conflict where a run uses it, by name, or while it comes in."""
     dataset = get(session, dataset_id)
     if dataset.status in ACTIVE:
         raise Conflict(f"The prompt set {dataset.name!r} is still being imported: wait until that has ended.")
@@ -201,11 +209,7 @@ def remove(session: Session, dataset_id: str) -> int:
         if user is not None:
             deleted = " (deleted, but it can still be restored)" if user.deleted_at else ""
             raise Conflict(f"The {noun} {user.name!r} ({user.id}){deleted} uses the prompt set {dataset.name!r}.")
-    if dataset.stored > FEW_ROWS:
-        dataset.deleted_at = t.utcnow()
-        return dataset.stored
-    session.execute(delete(t.Dataset).where(t.Dataset.id == dataset.id))
-    return 0
+    return dataset
 
 
 def text_of(row: t.PromptRow) -> str:

@@ -100,7 +100,7 @@ def fail_unfinished(engine: Engine) -> list[str]:
 def purge(
     engine: Engine, dataset_id: str, pace: Pace | None = None, stopped: Callable[[], bool] = lambda: False
 ) -> None:
-    """Remove the rows of a failed or deleted set bit by bit, then a deleted one's head. May be cut off and redone."""
+    """Remove the rows of a failed set, or of one deleted for good and then its head, bit by bit; may be cut off."""
     pace, last = pace or Pace(), _last_row(engine, dataset_id)
     while last is not None and not stopped():
         begun = time.perf_counter()
@@ -113,7 +113,7 @@ def purge(
         last = _last_row(engine, dataset_id)
     if last is None:
         with writing(engine) as session:
-            session.execute(delete(t.Dataset).where(t.Dataset.id == dataset_id, t.Dataset.deleted_at.is_not(None)))
+            session.execute(delete(t.Dataset).where(t.Dataset.id == dataset_id, t.Dataset.purged))
 
 
 def _last_row(engine: Engine, dataset_id: str) -> int | None:
@@ -122,12 +122,10 @@ def _last_row(engine: Engine, dataset_id: str) -> int | None:
 
 
 def to_purge(engine: Engine) -> Iterator[str]:
-    """Yield the sets that are deleted, or failed with rows left."""
+    """Yield the sets that are deleted for good, or failed with rows left."""
     with reading(engine) as session:
-        query = select(t.Dataset.id, t.Dataset.deleted_at).where(
-            t.Dataset.deleted_at.is_not(None) | (t.Dataset.status == "failed")
-        )
+        query = select(t.Dataset.id, t.Dataset.purged).where(t.Dataset.purged | (t.Dataset.status == "failed"))
         found = session.execute(query).all()
-    for id_, deleted_at in found:
-        if deleted_at is not None or _last_row(engine, id_) is not None:
+    for id_, purged in found:
+        if purged or _last_row(engine, id_) is not None:
             yield id_

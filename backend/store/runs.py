@@ -1,4 +1,4 @@
-"""What all kinds of runs share in the store: found, listed, renamed, deleted softly and brought back."""
+"""What runs of all kinds and prompt sets share in the store: found, listed, renamed, deleted softly, brought back."""
 
 import json
 from typing import Any, TypeVar
@@ -9,17 +9,19 @@ from sqlalchemy.orm import Session
 from backend.domain.errors import Conflict, NotFound
 from backend.domain.jobs import ACTIVE
 from backend.store import tables as t
+from backend.store import tags
 from backend.store.paging import Key, Page, page
 
-Run = TypeVar("Run", bound=t.Run)
+Kept = TypeVar("Kept", bound=t.Kept)
+_NOUNS: dict[type[t.Kept], str] = {table: kind for kind, table in t.RUNS.items()} | {t.Dataset: "prompt set"}
 
 
-def noun(table: type[t.Run]) -> str:
-    """Return the word for one of these: its kind of job."""
-    return next(kind for kind, own in t.RUNS.items() if own is table)
+def noun(table: type[t.Kept]) -> str:
+    """Return the word for one of these; of runs, their kind of job."""
+    return _NOUNS[table]
 
 
-def get(session: Session, table: type[Run], id_: str) -> Run:
+def get(session: Session, table: type[Kept], id_: str) -> Kept:
     """Return a run, deleted or not. Raises NotFound."""
     run = session.get(table, id_)
     if run is None:
@@ -27,7 +29,7 @@ def get(session: Session, table: type[Run], id_: str) -> Run:
     return run
 
 
-def get_live(session: Session, table: type[Run], id_: str) -> Run:
+def get_live(session: Session, table: type[Kept], id_: str) -> Kept:
     """Return a run that is not deleted. Raises NotFound, Conflict."""
     run = get(session, table, id_)
     if run.deleted_at is not None:
@@ -37,17 +39,18 @@ def get_live(session: Session, table: type[Run], id_: str) -> Run:
 
 def listing(
     session: Session,
-    table: type[Run],
+    table: type[Kept],
     *,
     status: str | None,
     q: str | None,
     deleted: bool,
     after: Key | None,
     limit: int,
+    tag: str | None = None,
     sort: str = "-created_at",
-    **equal: str | None,
-) -> Page[Run]:
-    """Return runs: of one status, with `q` in name, notes, tags or id, with these column values.
+    **equal: str | bool | None,
+) -> Page[Kept]:
+    """Return those of one status, with `q` in name, notes, tags or id, with this very tag and these column values.
 
     sort: a column of the table, with "-" before it from the largest down.
     """
@@ -55,9 +58,11 @@ def listing(
     if status:
         query = query.where(table.status == status)
     if q:
-        tagged = cast(table.tags, Text).icontains(json.dumps(q)[1:-1], autoescape=True)  # as JSON holds it
+        part = cast(table.tags, Text).icontains(json.dumps(q)[1:-1], autoescape=True)  # as JSON holds it
         named = (getattr(table, name).icontains(q, autoescape=True) for name in ("name", "notes", "id"))
-        query = query.where(or_(tagged, *named))
+        query = query.where(or_(part, *named))
+    if tag is not None:
+        query = query.where(tags.has(session, table, tag))
     for column, value in equal.items():
         if value is not None:
             query = query.where(getattr(table, column) == value)
@@ -65,7 +70,7 @@ def listing(
     return page(session, query, (column, table.id), after, limit, newest_first=sort.startswith("-"))
 
 
-def patch(session: Session, table: type[Run], id_: str, changes: dict[str, Any]) -> Run:
+def patch(session: Session, table: type[Kept], id_: str, changes: dict[str, Any]) -> Kept:
     """Change name, tags or notes."""
     run = get_live(session, table, id_)
     for name, value in changes.items():
@@ -74,7 +79,7 @@ def patch(session: Session, table: type[Run], id_: str, changes: dict[str, Any])
     return run
 
 
-def remove(session: Session, table: type[Run], id_: str) -> None:
+def remove(session: Session, table: type[Kept], id_: str) -> None:
     """Hide a run from listings; `restore` brings it back. Raises Conflict while it is queued or running."""
     run = get(session, table, id_)
     if run.status in ACTIVE:
@@ -83,7 +88,7 @@ def remove(session: Session, table: type[Run], id_: str) -> None:
     session.flush()
 
 
-def restore(session: Session, table: type[Run], id_: str) -> Run:
+def restore(session: Session, table: type[Kept], id_: str) -> Kept:
     """Bring a deleted run back. Does nothing to one that is not deleted."""
     run = get(session, table, id_)
     run.deleted_at = None

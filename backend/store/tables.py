@@ -9,7 +9,7 @@ from backend.store.schema.analyses import (
     BatchRouting,
     BatchSample,
 )
-from backend.store.schema.base import Base, Run, new_id, utcnow
+from backend.store.schema.base import Base, Kept, Run, new_id, utcnow
 from backend.store.schema.evaluations import (
     Evaluation,
     EvaluationAnswer,
@@ -56,6 +56,7 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobLog",
+    "Kept",
     "Model",
     "PromptRow",
     "RiskTable",

@@ -139,3 +139,10 @@ class RunnableOut(Answer):
     finished_at: str | None
     deleted_at: str | None
     job_id: str | None
+
+
+class TagOut(Answer):
+    """A tag, and how many of a list have it. Deleted ones do not count."""
+
+    tag: str
+    n: int

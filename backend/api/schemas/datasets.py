@@ -99,7 +99,10 @@ class LeftOutRowOut(Answer):
 
 
 class DatasetOut(Answer):
-    """A prompt set: immutable, content-addressed. `progress` counts stored rows; `error`: why an import failed."""
+    """A prompt set: content-addressed, immutable but for name, tags and notes.
+
+    `progress` counts stored rows; `error`: why an import failed.
+    """
 
     id: str
     name: str
@@ -113,7 +116,10 @@ class DatasetOut(Answer):
     progress: Progress
     error: str | None
     files: list[FileOut]
+    tags: list[str]
+    notes: str
     created_at: str
+    deleted_at: str | None
 
 
 class MessageOut(Answer):

@@ -28,8 +28,11 @@ class Base(DeclarativeBase):
     type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, NDArray[Any]: Array, NDArray[np.int64]: Array}  # noqa: RUF012 - SQLAlchemy's own declaration style
 
 
-class Run(Base):
-    """Columns that every long-running resource has. status: queued running succeeded failed cancelled."""
+class Kept(Base):
+    """Columns of what people list, search, rename, tag and delete.
+
+    status: queued running succeeded failed cancelled.
+    """
 
     __abstract__ = True
 
@@ -38,12 +41,19 @@ class Run(Base):
     tags: Mapped[list[Any]] = mapped_column(JSON, default=list)
     notes: Mapped[str] = mapped_column(Text, default="")
     status: Mapped[str] = mapped_column(String(16), default="queued", index=True)
+    error: Mapped[str | None] = mapped_column(Text)
+    created_at: Mapped[str] = mapped_column(String(40), default=utcnow, index=True)
+    deleted_at: Mapped[str | None] = mapped_column(String(40))  # hidden since; it can be brought back
+
+
+class Run(Kept):
+    """Columns that every long-running resource has."""
+
+    __abstract__ = True
+
     stage: Mapped[str] = mapped_column(String(40), default="")  # what runs now, in words: "generating answers"
     done: Mapped[int] = mapped_column(default=0)
     total: Mapped[int] = mapped_column(default=0)
-    error: Mapped[str | None] = mapped_column(Text)
     environment: Mapped[dict[str, Any]] = mapped_column(JSON, default=dict)  # versions, device, threads
-    created_at: Mapped[str] = mapped_column(String(40), default=utcnow, index=True)
     started_at: Mapped[str | None] = mapped_column(String(40))
     finished_at: Mapped[str | None] = mapped_column(String(40))
-    deleted_at: Mapped[str | None] = mapped_column(String(40))

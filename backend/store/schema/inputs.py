@@ -6,29 +6,25 @@ from numpy.typing import NDArray
 from sqlalchemy import JSON, BigInteger, ForeignKey, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from backend.store.schema.base import Base, utcnow
+from backend.store.schema.base import Base, Kept, utcnow
 
 
-class Dataset(Base):
-    """A prompt set: content-addressed, immutable but for its name."""
+class Dataset(Kept):
+    """A prompt set: content-addressed, immutable but for its name, tags and notes."""
 
     __tablename__ = "datasets"
 
-    id: Mapped[str] = mapped_column(String(40), primary_key=True)
-    name: Mapped[str] = mapped_column(String(200))
     sha256: Mapped[str] = mapped_column(String(64), index=True)
     label_meaning: Mapped[dict[str, Any]]  # {"kind": ..., "safe": "...", "unsafe": "..."}
     n_rows: Mapped[int]
     n_safe: Mapped[int]
     n_unsafe: Mapped[int]
     n_duplicates: Mapped[int]
-    status: Mapped[str] = mapped_column(String(16), default="succeeded")
+    status: Mapped[str] = mapped_column(String(16), default="succeeded", index=True)
     stored: Mapped[int] = mapped_column(default=0)  # rows that are there: n_rows, once it succeeded
-    error: Mapped[str | None] = mapped_column(Text)
     files: Mapped[list[Any]]  # [{"name", "sha256", "bytes", "mapping", "label", "n_rows", "left_out": {reason: rows}}]
     left_out: Mapped[list[Any]] = mapped_column(JSON, default=list, deferred=True)  # [{"file", "row", "reason"}], first
-    created_at: Mapped[str] = mapped_column(String(40), default=utcnow)
-    deleted_at: Mapped[str | None] = mapped_column(String(40))
+    purged: Mapped[bool] = mapped_column(default=False)  # deleted for good: its rows are being taken away
 
 
 class PromptRow(Base):

@@ -169,15 +169,50 @@ def test_a_file_name_never_leaves_its_place(api: Api):
     assert created["files"][0]["name"] == "evil.jsonl"
 
 
-def test_an_unused_set_can_be_deleted_and_a_used_one_names_its_analysis(api: Api, engine):
+@pytest.mark.parametrize("for_good", [False, True])
+def test_a_set_that_a_run_uses_is_not_deleted_and_the_run_is_named(api: Api, engine, for_good: bool):
     seeding.add_model(engine)
-    free, used = api.dataset(2, name="free"), api.dataset(4, name="used")
+    used = api.dataset(4, name="used")
     analysis = api.analysis(used["id"], name="my study")
-    api.call("DELETE", f"/datasets/{free['id']}", 204)
-    api.get(f"/datasets/{free['id']}", 404)
-    refused = api.call("DELETE", f"/datasets/{used['id']}", 409)
+    refused = api.call("DELETE", f"/datasets/{used['id']}", 409, params={"for_good": for_good})
     assert "my study" in refused["detail"]
     assert analysis["id"] in refused["detail"]
+    assert api.get(f"/datasets/{used['id']}") == used
+
+
+def test_a_deleted_set_is_hidden_starts_nothing_and_comes_back_as_it_was(api: Api, engine):
+    seeding.add_model(engine)
+    made = api.dataset(2)
+    path = f"/datasets/{made['id']}"
+    api.call("DELETE", path, 204)
+    assert api.get("/datasets")["items"] == []
+    assert [one["id"] for one in api.get("/datasets", params={"deleted": True})["items"]] == [made["id"]]
+    assert api.get(path)["deleted_at"]
+    assert "undelete it first" in api.call("PATCH", path, 409, json={"name": "x"})["detail"]
+    body = {"dataset_id": made["id"], "model": "tiny", "batch_size": 4}
+    assert "prompt set 'prompts'" in api.post("/analyses", 409, json=body)["detail"]
+    assert api.post(f"{path}/undelete") == made
+    assert api.get("/datasets")["items"] == [made]
+    assert len(api.get(f"{path}/rows")["items"]) == 4
+
+
+def test_a_set_that_is_deleted_for_good_cannot_come_back(api: Api):
+    path = f"/datasets/{api.dataset(2)['id']}"
+    api.call("DELETE", path, 204)
+    api.call("DELETE", path, 204, params={"for_good": True})
+    for method, below in (("GET", ""), ("GET", "/rows"), ("PATCH", ""), ("DELETE", ""), ("POST", "/undelete")):
+        api.call(method, path + below, 404, **({"json": {"name": "x"}} if method == "PATCH" else {}))
+    assert api.get("/datasets", params={"deleted": True})["items"] == []
+
+
+def test_a_set_is_renamed_and_found_by_its_words_and_its_prompts_stay_the_same(api: Api):
+    made, _ = api.dataset(2, name="before"), api.dataset(3, name="another")
+    path = f"/datasets/{made['id']}"
+    changed = api.call("PATCH", path, json={"name": " after ", "tags": ["pilot"], "notes": "from a paper"})
+    assert changed == made | {"name": "after", "tags": ["pilot"], "notes": "from a paper"}
+    for words in ({"q": "AFT"}, {"q": "paper"}, {"tag": "pilot"}, {"sort": "name", "limit": 1}, {"q": made["id"]}):
+        assert [one["name"] for one in api.get("/datasets", params=words)["items"]] == ["after"]
+    api.call("PATCH", path, 422, json={"sha256": "0" * 64})
 
 
 def test_the_demonstration_set_is_imported_once(api: Api):

@@ -130,7 +130,7 @@ def test_no_transaction_takes_more_rows_than_its_pace_and_the_pace_follows_the_c
     assert pace.longest == 10.0
 
 
-def test_a_large_set_is_deleted_bit_by_bit_and_at_once_no_longer_there(api: Api):
+def test_a_large_set_is_deleted_for_good_bit_by_bit_and_at_once_no_longer_there(api: Api):
     created = api.post("/datasets", 201, files=upload(content_of(3000)), data=FORM)
     engine, deleted = api.client.app.state.edge.engine, []
 
@@ -139,8 +139,9 @@ def test_a_large_set_is_deleted_bit_by_bit_and_at_once_no_longer_there(api: Api)
         if statement.startswith("DELETE FROM prompt_rows"):
             deleted.append(cursor.rowcount)
 
-    api.call("DELETE", f"/datasets/{created['id']}", 204)
+    api.call("DELETE", f"/datasets/{created['id']}", 204, params={"for_good": True})
     api.get(f"/datasets/{created['id']}", 404)
+    assert api.get("/datasets", params={"deleted": True})["items"] == []
     again = api.post("/datasets", 201, files=upload(content_of(3000)), data=FORM)
     assert again["id"] != created["id"]
     api.client.app.state.edge.children.join()
