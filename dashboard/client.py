@@ -131,9 +131,9 @@ class Api:
         """PATCH JSON."""
         return self._call("PATCH", path, json=body).json()
 
-    def delete(self, path: str) -> None:
+    def delete(self, path: str, **params: object) -> None:
         """DELETE a resource."""
-        self._call("DELETE", path)
+        self._call("DELETE", path, params=params)
 
     def is_up(self) -> bool:
         """Return whether /health answers; needs no token."""

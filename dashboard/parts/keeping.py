@@ -1,15 +1,15 @@
-"""Name, tags, notes, deleting with undo: the same for every kind of run."""
+"""Name, tags, notes, deleting with undo: the same for every kind of run, and for prompt sets."""
 
 from html import escape
 
 import streamlit as st
 
-from dashboard import address, ui
+from dashboard import address, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.parts import again
 
 VIEW = {"analyses": "analysis", "trainings": "training", "evaluations": "evaluation", "comparisons": "compare"}
-VIEW |= {"studies": "study"}
+VIEW |= {"studies": "study", "datasets": "datasets"}
 _DELETED = "just-deleted"
 
 
@@ -17,6 +17,8 @@ def show(api: Api, kind: str, run: Json) -> None:
     """Show the form for name, tags and notes, and the way to delete. kind: one of VIEW."""
     if kind in again.VIEW:
         again.link(kind, run)
+    if run["deleted_at"]:
+        return
     st.subheader("Name, tags and notes")
     with st.form("keeping", border=False):
         with st.container(horizontal=True):
@@ -37,6 +39,20 @@ def show(api: Api, kind: str, run: Json) -> None:
             address.go(VIEW[kind])
     except ApiRefused as error:
         ui.refused(error)
+
+
+def offer_restore(kind: str, run: Json) -> None:
+    """On the page of one that is deleted: say so, and offer to bring it back. Shows nothing where it is not."""
+    if not run["deleted_at"]:
+        return
+    ui.card(f"Deleted {words.ago(run['deleted_at'])}", ["It is hidden from every list, but nothing of it is lost."])
+    if st.button("Restore", icon=":material/undo:", type="primary"):
+        try:
+            ui.api().post(f"/{kind}/{run['id']}/undelete")
+        except ApiRefused as error:
+            ui.refused(error)
+            return
+        st.rerun()
 
 
 def tag_list(text: str) -> list[str]:

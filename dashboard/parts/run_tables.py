@@ -21,12 +21,18 @@ def status_cell(run: Json) -> Json:
 
 def of_study(run: Json) -> bool:
     """Tell whether a study made this run."""
-    return any(tag.startswith("stu_") for tag in run["tags"])
+    return any(map(is_study_id, run["tags"]))
 
 
-def _name(run: Json) -> str:
-    tags = ", ".join(tag for tag in run["tags"] if not tag.startswith("stu_"))
-    return f"{run['name']} · {tags}" if tags else run["name"]
+def is_study_id(tag: str) -> bool:
+    """Tell whether a tag is the mark that a study puts on its runs: its id."""
+    return tag.startswith("stu_")
+
+
+def name_cell(run: Json) -> Json:
+    """Return the cell with a run's name and tags; its id is the tooltip."""
+    tags = ", ".join(tag for tag in run["tags"] if not is_study_id(tag))
+    return cell(f"{run['name']} · {tags}" if tags else run["name"], hint=run["id"])
 
 
 def when_cell(stamp: str | None) -> Json:
@@ -51,7 +57,7 @@ def analyses(rows: Sequence[Json], *, key: str, ticks: Ticks | None = None) -> N
             a["id"],
             address.href("analysis", id=a["id"]),
             {
-                "name": cell(_name(a), hint=a["id"]),
+                "name": name_cell(a),
                 "status": status_cell(a),
                 "model": cell(a["model"]),
                 "dataset": cell(a["dataset_name"]),
@@ -106,7 +112,7 @@ def trainings(rows: Sequence[Json], *, key: str, ticks: Ticks | None = None) -> 
             t["id"],
             address.href("training", id=t["id"]),
             {
-                "name": cell(_name(t), hint=t["id"]),
+                "name": name_cell(t),
                 "status": status_cell(t),
                 "what": cell(what_learns(t)),
                 "analysis": cell(t["analysis_name"]),
@@ -142,7 +148,7 @@ def evaluations(rows: Sequence[Json], *, key: str) -> None:
             e["id"],
             address.href("evaluation", id=e["id"]),
             {
-                "name": cell(_name(e), hint=e["id"]),
+                "name": name_cell(e),
                 "status": status_cell(e),
                 "what": cell(e["intervention"]),
                 "set": cell(e["expert_set_name"] or "–"),
@@ -179,7 +185,7 @@ def studies(found: Sequence[Json], *, key: str) -> None:
             one["id"],
             address.href("study", id=one["id"]),
             {
-                "name": cell(_name(one), hint=one["id"]),
+                "name": name_cell(one),
                 "status": status_cell(one),
                 "set": cell(one["expert_set_name"]),
                 "seeds": cell(len(one["params"]["seeds"]), len(one["params"]["seeds"])),
@@ -205,12 +211,12 @@ JOB_COLUMNS = (
 )
 
 
-def jobs(rows: Sequence[Json], *, key: str, selected: str | None = None) -> None:
-    """Show jobs as a table of links."""
+def jobs(rows: Sequence[Json], *, key: str, selected: str | None = None, **kept: str | None) -> None:
+    """Show jobs as a table of links. kept: parameters of the address that a link leaves as they are."""
     made = [
         Row(
             j["id"],
-            address.href("jobs", id=j["id"]),
+            address.href("jobs", id=j["id"], **kept),
             {
                 "subject": cell(j.get("subject_name") or j["kind"], hint=j["id"]),
                 "kind": cell(j["kind"]),
@@ -224,7 +230,7 @@ def jobs(rows: Sequence[Json], *, key: str, selected: str | None = None) -> None
     ]
     opened = table(JOB_COLUMNS, made, key=key, label="Jobs", selected=selected)
     if opened:
-        address.go("jobs", id=opened)
+        address.go("jobs", id=opened, **kept)
 
 
 def _eta(run: Json) -> str:

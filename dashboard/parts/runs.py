@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import ApiRefused, Json
-from dashboard.parts import again
+from dashboard.parts import again, keeping
 
 
 def progress_line(run: Json, noun: str) -> None:
@@ -62,7 +62,8 @@ def seen(run: Json) -> str:
 
 
 def follow(kind: str, run: Json, noun: str) -> None:
-    """Show what a run is doing, or how it ended and what can be done next."""
+    """Show what a run is doing, or how it ended and what can be done next; of a deleted one, how to bring it back."""
+    keeping.offer_restore(kind, run)
     if run["status"] in words.UNFINISHED:
         live(kind, run["id"], noun, seen(run))
         _log_link(run)

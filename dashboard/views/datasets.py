@@ -6,21 +6,10 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import Api, ApiRefused, Json
-from dashboard.parts import prompt_text, upload
+from dashboard.parts import keeping, prompt_text, run_lists, upload
 from dashboard.parts.mapping_form import LEAVE_OUT
 from dashboard.parts.runs import progress_line
 from dashboard.table import Column, Row, cell, table
-
-COLUMNS = (
-    Column("name", "Prompt set"),
-    Column("rows", "Prompts", "right"),
-    Column("safe", "Safe", "right"),
-    Column("unsafe", "Unsafe", "right"),
-    Column("duplicates", "Duplicates dropped", "right", minor=True),
-    Column("meaning", "Unsafe means", minor=True),
-    Column("sha", "Identity", kind="code", minor=True),
-    Column("created", "Stored", "right", minor=True),
-)
 
 
 def main() -> None:
@@ -36,10 +25,10 @@ def main() -> None:
 def _list(api: Api) -> None:
     ui.page_title("Prompt sets")
     ui.heading("Prompt sets", "Safe and unsafe prompts, content-addressed: the same rows are the same set, for ever.")
-    found = api.get("/datasets", limit=500)["items"]
-    if found:
-        _table(found)
-    else:
+    keeping.offer_undo(api, "datasets")
+    found, asked = run_lists.datasets(api)
+    none = not (found or asked)
+    if none:
         ui.card(
             "No prompt set yet",
             [
@@ -48,46 +37,15 @@ def _list(api: Api) -> None:
             ],
             "rp-waits",
         )
-    if not found and st.button("Load the demonstration prompts", type="primary", icon=":material/download_done:"):
+    if none and st.button("Load the demonstration prompts", type="primary", icon=":material/download_done:"):
         try:
             api.post("/datasets/demo")
         except ApiRefused as error:
             ui.refused(error)
             return
         st.rerun()
-    with st.expander("Add prompts", expanded=not found, icon=":material/add:"):
+    with st.expander("Add prompts", expanded=none, icon=":material/add:"):
         upload.show(api)
-
-
-def _table(found: list[Json]) -> None:
-    rows = [
-        Row(
-            d["id"],
-            address.href("datasets", id=d["id"]),
-            {
-                "name": cell(d["name"], hint=d["id"]),
-                "rows": cell(_rows_words(d), d["n_rows"]),
-                "safe": cell(words.count(d["n_safe"]), d["n_safe"]),
-                "unsafe": cell(words.count(d["n_unsafe"]), d["n_unsafe"]),
-                "duplicates": cell(words.count(d["n_duplicates"]), d["n_duplicates"]),
-                "meaning": cell(d["label_meaning"]["unsafe"]),
-                "sha": cell(words.short_hash(d["sha256"]), hint=d["sha256"]),
-                "created": cell(words.ago(d["created_at"]), d["created_at"]),
-            },
-        )
-        for d in found
-    ]
-    opened = table(COLUMNS, rows, key="datasets-table", label="Prompt sets")
-    if opened:
-        address.go("datasets", id=opened)
-
-
-def _rows_words(dataset: Json) -> str:
-    if dataset["status"] == "succeeded":
-        return words.count(dataset["n_rows"])
-    if dataset["status"] == "failed":
-        return "failed"
-    return f"{words.count(dataset['progress']['done'])} of {words.count(dataset['n_rows'])}"
 
 
 @st.fragment(run_every=1)
@@ -129,15 +87,18 @@ def _one(api: Api, dataset: Json) -> None:
             ("files", words.count(len(dataset["files"])), ""),
         ]
     )
-    usable = _state(dataset)
-    with st.container(horizontal=True):
-        if usable and st.button("Start an analysis", type="primary", icon=":material/play_arrow:"):
-            address.go("analysis", dataset=dataset["id"])
-        if dataset["status"] not in words.UNFINISHED:
-            _delete(api, dataset)
+    keeping.offer_restore("datasets", dataset)
+    if dataset["notes"]:
+        st.text(dataset["notes"])
+    usable = _state(dataset) and not dataset["deleted_at"]
+    if usable and st.button("Start an analysis", type="primary", icon=":material/play_arrow:"):
+        address.go("analysis", dataset=dataset["id"])
     _left_out(api, dataset)
     if dataset["status"] != "failed":
         _rows(api, dataset)
+    with st.expander("Record: name, tags, notes; delete"):
+        keeping.show(api, "datasets", dataset)
+        _delete_for_good(api, dataset)
 
 
 def _n_left_out(dataset: Json) -> int:
@@ -161,13 +122,13 @@ def _left_out(api: Api, dataset: Json) -> None:
             ui.note(f"Listed: the first {words.count(len(listed))}.")
 
 
-def _delete(api: Api, dataset: Json) -> None:
-    with st.popover("Delete", icon=":material/delete:"):
-        ui.note("Deletes the prompts themselves. A set that an analysis uses cannot be deleted.")
-        if not st.button("Delete this prompt set"):
+def _delete_for_good(api: Api, dataset: Json) -> None:
+    with st.popover("Delete for good", icon=":material/delete_forever:", type="tertiary"):
+        ui.note("Deletes the prompts themselves: nothing brings them back. A set that a run uses cannot be deleted.")
+        if not st.button("Delete these prompts for good"):
             return
         try:
-            api.delete(f"/datasets/{dataset['id']}")
+            api.delete(f"/datasets/{dataset['id']}", for_good=True)
         except ApiRefused as error:
             ui.refused(error)
             return

@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import address, fields, ui, words
 from dashboard.client import Api, ApiError, ApiRefused, Json
-from dashboard.parts import job_log, run_tables
+from dashboard.parts import job_log, pager, run_lists, run_tables
 from dashboard.table import Column, Row, cell, table
 
 VIEW = {"analysis": "analysis", "training": "training", "comparison": "compare", "evaluation": "evaluation"}
@@ -31,26 +31,23 @@ def main() -> None:
         _one(api, job_id)
 
 
-STATES = {"": "any"} | {status: words.STATUS[status] for status in list(words.STATUS)[:5]}
-
-
 @st.fragment(run_every=2)
 def _live_queue() -> None:
     api = ui.api()
     status = st.query_params.get("status")
-    asked = status if status in STATES and status else None
+    asked = status if status in run_lists.STATES and status else None
     try:
-        system, jobs = api.get("/system"), api.get("/jobs", limit=100, status=asked)["items"]
+        system, page = api.get("/system"), pager.fetch(api, "/jobs", limit=run_lists.PER_PAGE, status=asked)
     except ApiError:
         ui.note("The API does not answer; waiting for it to come back. Running work goes on in the worker.")
         return
     _workers(system)
     st.subheader("Queue")
-    fields.select("Status", "status", STATES, width=150)
-    if jobs:
-        run_tables.jobs(jobs, key="jobs-table", selected=address.text("id"))
-        if len(jobs) == 100:
-            ui.note("The newest 100; choose a status to see others.")
+    fields.select("Status", "status", run_lists.STATES, resets=("after",), width=150)
+    if page["items"]:
+        here = {"status": asked, "after": address.cursor()}
+        run_tables.jobs(page["items"], key="jobs-table", selected=address.text("id"), **here)
+        pager.show(page, name=f"/jobs:{asked}", noun=("job", "jobs"))
     elif asked:
         ui.note("No job has this status.")
     else:

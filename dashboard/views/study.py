@@ -4,7 +4,7 @@ import streamlit as st
 
 from dashboard import address, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import keeping, run_tables, runs, study_figures, study_form
+from dashboard.parts import keeping, run_lists, run_tables, runs, study_figures, study_form
 from dashboard.table import Column, Row, cell, table
 
 RUN_COLUMNS = (
@@ -42,11 +42,9 @@ def _list(api: Api) -> None:
         "keeping batches make results more reproducible?",
     )
     keeping.offer_undo(api, "studies")
-    found = api.get("/studies", limit=200)["items"]
+    found, asked = run_lists.studies(api)
     wanted = address.text("set")
-    if found:
-        run_tables.studies(found, key="studies")
-    else:
+    if not (found or asked):
         ui.card(
             "No study yet",
             [
@@ -55,7 +53,7 @@ def _list(api: Api) -> None:
                 "out, it says so."
             ],
         )
-    with st.expander("Start a study", expanded=bool(wanted) or not found, icon=":material/add:"):
+    with st.expander("Start a study", expanded=bool(wanted) or not (found or asked), icon=":material/add:"):
         study_form.show(api, wanted)
 
 

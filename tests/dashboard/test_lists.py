@@ -3,13 +3,16 @@
 import ast
 from pathlib import Path
 from unittest.mock import patch
+from urllib.parse import parse_qs, urlsplit
 
 import streamlit as st
 
 import dashboard
+from backend.store import tables as t
 from backend.store import writes
 from dashboard.client import Api
 from dashboard.parts import job_log
+from dashboard.parts.run_lists import PER_PAGE
 from tests.dashboard.backdrop import TOKEN, Backdrop
 from tests.dashboard.conftest import Open
 from tests.dashboard.reading import tables, words
@@ -32,6 +35,55 @@ def test_jobs_are_filtered_by_their_status(backdrop: Backdrop, ids: Ids, open_pa
     rows = tables(open_page(backdrop.url, "/jobs", status="succeeded"))["Jobs"]["rows"]
     assert {row["cells"]["status"]["v"] for row in rows} == {"succeeded"}
     assert "No job has this status" in words(open_page(backdrop.url, "/jobs", status="cancelled"))
+
+
+def test_jobs_are_read_page_by_page_and_an_opened_one_keeps_its_page(empty: Backdrop, open_page: Open):
+    with empty.writing() as session:
+        for n in range(2 * PER_PAGE + 1):
+            stamp = f"2026-01-01T00:{n // 60:02d}:{n % 60:02d}+00:00"
+            session.add(t.Job(id=f"job_{n}", kind="scan", subject_id="models", status="succeeded", created_at=stamp))
+    at, seen = open_page(empty.url, "/jobs", status="succeeded"), []
+    for turn in range(3):
+        rows = tables(at)["Jobs"]["rows"]
+        seen += [row["id"] for row in rows]
+        if turn == 1:
+            query = parse_qs(urlsplit(rows[0]["href"]).query)
+            assert query == {"id": [rows[0]["id"]], "status": ["succeeded"], "after": [at.query_params["after"]]}
+        if turn < 2:
+            next(b for b in at.button if b.label == "Next").click().run()
+    assert seen == [f"job_{n}" for n in reversed(range(2 * PER_PAGE + 1))]
+    next(b for b in at.button if b.label == "Previous").click().run()
+    assert tables(at)["Jobs"]["rows"][0]["id"] == f"job_{PER_PAGE}"
+    next(s for s in at.selectbox if s.label == "Status").set_value("").run()
+    assert "after" not in at.query_params, "a page belongs to the list that was asked for"
+
+
+def test_lists_offer_the_tags_in_use_but_not_the_ids_of_studies(backdrop: Backdrop, ids: Ids, open_page: Open):
+    tagged = f"/analyses/{ids['analysis']}"
+    before = backdrop.call("GET", tagged)["tags"]
+    backdrop.call("PATCH", tagged, json={"tags": ["pilot", "stu_0123456789ab"]})
+    try:
+        at = open_page(backdrop.url, "/analysis", tag="pilot")
+        assert [row["id"] for row in tables(at)["Analyses"]["rows"]] == [ids["analysis"]]
+        assert next(s for s in at.selectbox if s.label == "Tag").options == ["any", "pilot  (1)"]
+        at = open_page(backdrop.url, "/analysis", tag="stu_0123456789ab")
+        assert [row["id"] for row in tables(at)["Analyses"]["rows"]] == [ids["analysis"]]
+        assert "No analysis matches" in words(open_page(backdrop.url, "/analysis", tag="pilo"))
+    finally:
+        backdrop.call("PATCH", tagged, json={"tags": before})
+
+
+def test_a_deleted_run_is_listed_on_request_and_restored_from_its_page(backdrop: Backdrop, ids: Ids, open_page: Open):
+    other = backdrop.evaluate(ids["dataset"], ids["set"], n_random=2, name="Another")
+    backdrop.call("DELETE", f"/evaluations/{other}")
+    rows = tables(open_page(backdrop.url, "/evaluation", status="deleted"))["Evaluations"]["rows"]
+    assert other in {row["id"] for row in rows}
+    at = open_page(backdrop.url, "/evaluation", id=other)
+    assert "hidden from every list" in words(at)
+    next(b for b in at.button if b.label == "Restore").click().run()
+    assert backdrop.call("GET", f"/evaluations/{other}")["deleted_at"] is None
+    assert "hidden from every list" not in words(at)
+    backdrop.call("DELETE", f"/evaluations/{other}")  # the backdrop is shared
 
 
 def test_a_log_fetches_only_what_is_new(backdrop: Backdrop, ids: Ids):
