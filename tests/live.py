@@ -120,5 +120,10 @@ class Live:
         return self.until(lambda: (r := self.get(path))["status"] not in ("queued", "running") and r)
 
     def progress(self, path: str, at_least: int) -> Any:
-        """Wait until a resource has done at least this much."""
-        return self.until(lambda: (r := self.get(path))["progress"]["done"] >= at_least and r)
+        """Wait until a resource has done at least this much: steps of a training, not the targets made before them."""
+        return self.until(lambda: done(r := self.get(path)) >= at_least and r)
+
+
+def done(run: dict[str, Any]) -> int:
+    """Return how much of a run is done: the recorded steps of a training, else what its progress says."""
+    return int(run.get("n_recorded", run["progress"]["done"]))

@@ -5,6 +5,7 @@ somebody made. Whether their experts were drawn at random is not stored anywhere
 checked. Not covered: asking them (they are arms like all others).
 """
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -97,7 +98,12 @@ def _not_comparable(control: t.Training, training: t.Training) -> str | None:
         return "it was trained in the batches of another analysis"
     for name in sorted((control.params.keys() | training.params.keys()) - _FREE):
         if control.params.get(name) != training.params.get(name):
-            return f"its {name} is {control.params.get(name)!r}, not {training.params.get(name)!r}"
+            own, others = _told(control.params.get(name)), _told(training.params.get(name))
+            return f"its {name} is {own}, that of the evaluated training is {others}"
     if control.expert_set_id is None:
         return "it trained no expert set"
     return None
+
+
+def _told(value: Any) -> str:
+    return "not given" if value is None else json.dumps(value, ensure_ascii=False)

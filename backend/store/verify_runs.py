@@ -143,7 +143,7 @@ def verify_evaluation(session: Session, evaluation_id: str) -> list[Link]:
         *_chosen(session, evaluation),
         link("prompts: are the rows of their prompt set", _check_prompts(session, evaluation)),
         link("models: have the digests of the submission", _check_models(session, evaluation)),
-        link("arms: the real one is of the expert set, the others have its size", _check_arms(session, evaluation)),
+        *_arms(session, evaluation),
         link("answers: every finished arm answered every prompt once", _check_answers(session, evaluation)),
         link("verdicts: what a person changed is in the record", _check_overruled(session, evaluation)),
     ]
@@ -176,11 +176,17 @@ def _check_models(session: Session, evaluation: t.Evaluation) -> Iterator[None]:
         yield
 
 
-def _check_arms(session: Session, evaluation: t.Evaluation) -> Iterator[None]:
-    arms = evaluations.arms(session, evaluation.id)
+def _arms(session: Session, evaluation: t.Evaluation) -> Iterator[Link]:
+    """Nothing for a trained model: its arms are models, whose digests are compared."""
     if evaluation.expert_set_id is None or evaluation.intervention not in ("deactivate", "activate"):
         return
     chosen = sorted(session.get_one(t.ExpertSet, evaluation.expert_set_id).experts)
+    checks = _check_arms(session, evaluation, chosen)
+    yield link("arms: the real one is of the expert set, the others have its size", checks)
+
+
+def _check_arms(session: Session, evaluation: t.Evaluation, chosen: list[Any]) -> Iterator[None]:
+    arms = evaluations.arms(session, evaluation.id)
     [real] = [sorted(arm.experts) for arm in arms if arm.family == Family.REAL]
     # No more than top-k experts of a layer can be activated: of a larger set, the weakest were left out.
     same("the real arm", chosen if evaluation.intervention == "deactivate" else [e for e in chosen if e in real], real)

@@ -94,7 +94,7 @@ def _stamped(module: ModuleType) -> None:
 
 AFTER: dict[str, Change] = {
     "backend.store.fleet": _moved,
-    "backend.store.tables": _stamped,
+    "backend.store.schema.base": _stamped,
     "worker.measuring": _slow,
     "worker.store_sink": _slow,
     "worker.training": _scarce,

@@ -20,7 +20,7 @@ from backend.store.engine import make_engine
 from backend.store.migrate import _config, upgrade
 from tests.backend.store.older_rows import OLDER
 from tests.faults.services import Calm, begin_training, count, said, services, steer, succeeded
-from tests.live import Live
+from tests.live import Live, done
 
 DATABASES = ("routeprint.sqlite3", "jobs.sqlite3")
 BACKEND_RESTARTS, LOCKED_SECONDS, KILLED_PER_VERSION, TOGETHER = 10, 10, 2, 20
@@ -54,7 +54,7 @@ def test_a_database_that_is_locked_is_waited_for(fault, calm: Calm, tmp_path: Pa
     with services(calm, tmp_path / "home", pause=0.5) as live:
         path = begin_training(live, calm.analysis, calm.experts)
         for number, name in enumerate(DATABASES):
-            before = live.progress(path, 3 + 6 * number)["progress"]["done"]
+            before = done(live.progress(path, 3 + 6 * number))
             with closing(sqlite3.connect(live.home / name, timeout=60, isolation_level=None)) as holder:
                 holder.execute("BEGIN IMMEDIATE")
                 case.tries += 1

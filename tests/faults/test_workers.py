@@ -24,7 +24,7 @@ from tests.faults.services import (
     steered,
     succeeded,
 )
-from tests.live import Live
+from tests.live import Live, done
 from tests.worker.tiny import save_tiny
 
 KILLS = 20
@@ -96,7 +96,7 @@ def test_a_frozen_worker_that_wakes_writes_nothing_more_into_a_training(fault, c
         case.tries += 1
         with case.recovering():
             live.start_workers("w1")
-            live.until(lambda: live.get(path)["progress"]["done"] > now["progress"]["done"] + 3)
+            live.progress(path, done(now) + 4)
         assert "started on w1" in said(live, now["job_id"])
         send(frozen, signal.SIGCONT)
         live.until(lambda: gone(frozen[1:]))

@@ -326,12 +326,17 @@ def test_trainings_of_random_sets_stand_beside_a_trained_model_if_they_are_compa
     ]
     assert [arm["experts"] for arm in arms[2:]] == [[[1, 2], [3, 3]], [[1, 3], [3, 2]]]
     assert any("drawn at random is not checked" in warning for warning in beside["warnings"])
+    links = ready.api.post(f"/evaluations/{beside['id']}/verify")["links"]
+    assert links
+    assert all(link["ok"] and not link["name"].startswith("arms") for link in links), "its arms are models"
     wider, faster = trained(ready, [[1, 1], [1, 2]]), trained(ready, [[1, 1], [3, 0]], learning_rate=0.5)
+    low_rank = trained(ready, [[1, 1], [3, 0]], adapter={"rank": 4})
     for controls, words in (
         ([first, first], "each control once"),
         ([real], "not the evaluated training itself"),
         ([first, wider], "another number of experts in some layer"),
-        ([faster], "its learning_rate is 0.5, not 0.0001"),
+        ([faster], "its learning_rate is 0.5, that of the evaluated training is 0.0001"),
+        ([low_rank], "that of the evaluated training is not given"),
         ([trained(ready, [[3, 1], [1, 0]])], "trained, too"),
     ):
         refused = submit(ready, 422, controls=controls, **body)
