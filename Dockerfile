@@ -16,7 +16,7 @@ RUN pip install -q -c constraints.txt '.[backend,postgres]'
 
 FROM source AS build-dashboard
 RUN pip install -q -c constraints.txt '.[dashboard]' \
- && cd / && python -c 'from dashboard.assets import ensure_plotly; ensure_plotly()'
+ && cd / && python -c 'from dashboard.assets import ensure_whole_plotly; ensure_whole_plotly()'
 
 FROM source AS build-worker
 ARG TORCH=torch==2.13.0

@@ -2,21 +2,23 @@
 
 Streamlit's browser part does not know at /analysis?id=… how deep its server lies, so it first asks below that address,
 which answers 404 twice and costs a round trip. Said in the page, nothing is asked in vain. The same page lets the
-browser fetch plotly.js while Streamlit still starts.
+browser fetch plotly.js, and the parts of Streamlit that our pages use, while Streamlit still starts.
 """
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboard.address import root
 from dashboard.plot import library
+from dashboard.shelf import parts
 
-MARK = b"</title>"
+MARK = b"</head>"
 
 
 def head() -> bytes:
-    """Return what goes into the page's head: the server's address, and a hint to fetch plotly.js early."""
+    """Return what goes into the page's head, after Streamlit's own: the server's address, and what to fetch early."""
     there = f"<script>window.__streamlit={{BACKEND_BASE_URL:location.origin+'{root()}/'}}</script>"
-    return f'{there}<link rel="modulepreload" href="{library()}">'.encode()
+    early = [library(), *(root() + path for path in parts())]
+    return (there + "".join(f'<link rel="modulepreload" href="{path}">' for path in early)).encode()
 
 
 class FirstPage:
@@ -59,7 +61,7 @@ class _Writer:
                 await self._finish(self._start)
 
     async def _finish(self, start: Message) -> None:
-        body = self._body.replace(MARK, MARK + head(), 1)
+        body = self._body.replace(MARK, head() + MARK, 1)
         kept = [(k, v) for k, v in start["headers"] if k.lower() not in (b"content-length", b"etag", b"last-modified")]
         length = (b"content-length", str(len(body)).encode())
         await self._send({**start, "headers": [*kept, length]})

@@ -1,4 +1,4 @@
-"""Two thin components of the batch page: the list of samples, and the button and keys that walk through batches."""
+"""Two thin components of the batch page: the list of samples, and the buttons and keys that walk through batches."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -17,9 +17,12 @@ _samples = st.components.v2.component(
 )
 _player = st.components.v2.component(
     "routeprint_player",
-    html='<button type="button" class="rp-play"></button>',
+    html='<div class="rp-walk"><button type="button" title="Arrow left">'
+    '<span aria-hidden="true">←</span> Previous</button>'
+    '<button type="button" title="Arrow right">Next <span aria-hidden="true">→</span></button>'
+    '<button type="button" class="rp-play"></button></div>',
     css=read("player.css"),
-    js=read("player.js"),
+    js=read("walk.js") + read("player.js"),
     isolate_styles=False,
 )
 
@@ -71,7 +74,11 @@ def samples(
 
 
 def player(at: int, last: int, *, of: str, key: str, on_to: Callable[[int], None]) -> None:
-    """Show the play button and listen for the arrow keys. on_to: which place is wanted next; of: what is walked."""
+    """Show Previous, Next and Play, and listen for the arrow keys. on_to: a place is wanted; of: what is walked.
+
+    All of it in the browser, which alone knows what was asked for before the page shows it: of two quick clicks on a
+    button of Streamlit's, both would ask for the same place.
+    """
 
     def moved() -> None:
         target = st.session_state[key].to

@@ -8,9 +8,11 @@ from collections.abc import Callable
 import streamlit as st
 
 from dashboard.address import root
-from dashboard.assets import ensure_plotly, read
+from dashboard.assets import PLOTLY, ensure_whole_plotly, read
 from dashboard.charts import Lines
 
+MANY = 4000
+"""A trace of more points than this is drawn by WebGL."""
 SHELL = (
     '<div class="rp-shell"><div class="rp-plot" tabindex="0" role="application"></div>'
     '<div class="rp-live" aria-live="polite"></div>'
@@ -20,13 +22,17 @@ SHELL = (
 SCRIPTS = read("base.js") + read("behind.js")
 """What the scripts of all plots share."""
 _component = st.components.v2.component(
-    "routeprint_lines", html=SHELL, css=read("plot.css"), js=SCRIPTS + read("lines.js"), isolate_styles=False
+    "routeprint_lines",
+    html=SHELL,
+    css=read("plot.css"),
+    js=SCRIPTS + read("walk.js") + read("lines.js"),
+    isolate_styles=False,
 )
 
 
-def library() -> str:
-    """Return the address of plotly.js on this server."""
-    return f"{root()}/app/static/{ensure_plotly().name}"
+def library(*, whole: bool = False) -> str:
+    """Return the address of plotly.js on this server. whole: the one that can draw by WebGL too."""
+    return f"{root()}/app/static/{ensure_whole_plotly().name if whole else PLOTLY}"
 
 
 def lines(
@@ -48,5 +54,6 @@ def lines(
         if point and on_point:
             on_point(int(point["ref"]))
 
-    data = figure.spec() | {"key": key, "sel": selected, "filename": filename, "lib": library(), "behind": behind}
-    _component(key=key, data=data, on_point_change=clicked)
+    lib = library(whole=any(len(trace.x) > MANY for trace in figure.traces))
+    more = {"key": key, "sel": selected, "filename": filename, "lib": lib, "behind": behind, "many": MANY}
+    _component(key=key, data=figure.spec() | more, on_point_change=clicked)

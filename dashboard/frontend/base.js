@@ -91,7 +91,13 @@ function watch(host, state) {
   state.themeTimer = setInterval(check, 700);
 }
 
-function unwatch(state) {
+// What a component's function returns is called when its figure goes, but also when its data changed again before it was
+// done: then the newer call has taken over, and nothing must go.
+function ended(state) {
+  if (state.host.isConnected) return;
   state.resize?.disconnect();
   clearInterval(state.themeTimer);
+  state.run++;
+  state.Plotly.purge(state.host);
+  delete state.host.__rp;
 }

@@ -102,7 +102,7 @@ function traces(S, theme, narrow) {
   const map = {type: 'heatmap', z: rowsOf(arrays.z, rows, cols), text: hover, hovertemplate: '%{text}<extra></extra>', hoverongaps: false,
     colorscale: scale.map((color, i) => [i / steps, color]), zmin: data.vmin, zmax: data.vmax,
     xgap: cols <= 64 ? 1 : 0, ygap: rows <= 32 ? 1 : 0,
-    colorbar: {thickness: 11, outlinewidth: 0, tickfont: {color: theme.text, size: 11.5}, nticks: 5, ticks: '', len: 1,
+    colorbar: {thickness: 11, outlinewidth: 0, tickfont: {color: theme.text, size: 11.5}, nticks: 5, ticks: '', len: 1, ticklabeloverflow: 'allow',
       title: {text: data.unit, side: narrow ? 'top' : 'right', font: {size: 12}},
       ...(narrow ? {orientation: 'h', y: 1, yanchor: 'bottom', x: 0.5, ypad: 4} : {xpad: 8})}};
   return [map];
@@ -115,7 +115,7 @@ function tickRows(rows, height) {
 
 function layoutOf(S, theme, narrow) {
   const {data} = S, base = baseLayout(theme, data.height + (narrow ? 46 : 0), narrow), ticks = tickRows(data.rows, data.height - 74);
-  const axis = {tickfont: {color: theme.text, size: 11.5}, showgrid: false, zeroline: false, ticks: '', constrain: 'domain'};
+  const axis = {tickfont: {color: theme.text, size: 11.5}, showgrid: false, zeroline: false, ticks: '', tickangle: 0, ticklabeloverflow: 'allow', constrain: 'domain'};
   return {...base, plot_bgcolor: theme.missing, uirevision: data.key, shapes: shapes(S, theme), margin: {...base.margin, t: narrow ? 66 : 30, r: narrow ? 8 : 4},
     xaxis: {...axis, title: {text: 'Expert', font: {size: 12.5}}, range: [-0.5, data.cols - 0.5], ...(data.cols <= 16 ? {dtick: 1} : {})},
     yaxis: {...axis, title: {text: data.row, font: {size: 12.5}}, range: [data.rows - 0.5, -0.5], tickvals: ticks, ticktext: ticks.map(r => data.labels[r])}};
@@ -198,10 +198,10 @@ export default async function ({data, parentElement, setTriggerValue}) {
   S.move = sel => { S.sel = sel; live.textContent = cellWords(S, sel[0], sel[1], ', '); return S.frame(S.walking ? follow(S) : {}).then(S.tip); };
   S.pick = sel => { S.sent.push(JSON.stringify(sel)); S.trigger('cell', {row: sel[0], expert: sel[1]}); return S.move(sel); };
   S.draw = async () => {
-    const theme = themeOf(host), narrow = host.offsetWidth < 560;
+    const theme = themeOf(host), narrow = host.offsetWidth < 560, before = cellSize(S);
     await Plotly.react(host, traces(S, theme, narrow), layoutOf(S, theme, narrow), plotConfig(Plotly, S.data.filename));
-    // Sizes in pixels were a guess before the first drawing.
-    await S.frame(resized(S));
+    // Sizes in pixels were those of the drawing before, or a guess; a guess that holds needs no second drawing.
+    if (cellSize(S).some((size, i) => Math.abs(size / before[i] - 1) > 0.02)) await S.frame(resized(S));
   };
   const look = JSON.stringify([key, data.vmin, data.vmax, data.marks, data.frames, data.labels, data.height]);
   if (S.drawn !== look) { await S.draw(); S.drawn = look; } else await S.frame();
@@ -214,5 +214,5 @@ export default async function ({data, parentElement, setTriggerValue}) {
   host.dataset.frames = data.frames.length;
   host.dataset.drawn = `${data.rows}x${data.cols}`;
   host.dataset.sel = S.sel ? S.sel.join(',') : '';
-  return () => { unwatch(S); S.run++; Plotly.purge(host); delete host.__rp; };
+  return () => ended(S);
 }

@@ -9,10 +9,10 @@ function bandOf(t, theme) {
     width: 0.86, hoverinfo: 'skip', showlegend: !!t.name, marker: {color: ground, line: {width: 0}}};
 }
 
-function traceOf(t, theme) {
+function traceOf(t, theme, many) {
   if (t.mode === 'band') return bandOf(t, theme);
   const color = theme.roles[t.role];
-  return {type: t.x.length > 4000 ? 'scattergl' : 'scatter', name: t.name, mode: t.mode, x: t.x, y: t.y, text: t.hover, meta: t.refs,
+  return {type: t.x.length > many ? 'scattergl' : 'scatter', name: t.name, mode: t.mode, x: t.x, y: t.y, text: t.hover, meta: t.refs,
     hovertemplate: t.hover ? '%{text}<extra></extra>' : undefined, hoverinfo: t.hover ? undefined : 'skip', showlegend: !!t.name,
     ...(t.low ? {error_x: {type: 'data', symmetric: false, array: t.x.map((v, i) => t.high[i] - v), arrayminus: t.x.map((v, i) => v - t.low[i]),
       color, thickness: 1.6, width: 5}} : {}),
@@ -31,7 +31,7 @@ function ring(S, theme) {
 function layoutOf(S, theme, narrow) {
   const {data} = S, base = baseLayout(theme, data.height, narrow);
   const xs = data.traces.flatMap(t => t.x), few = xs.length && Math.max(...xs) - Math.min(...xs) < 12;  // else '1' twice
-  const axis = {tickfont: {color: theme.text, size: 11.5}, gridcolor: theme.grid, zeroline: false, linecolor: theme.border, ticks: '', automargin: true};
+  const axis = {tickfont: {color: theme.text, size: 11.5}, gridcolor: theme.grid, zeroline: false, linecolor: theme.border, ticks: '', automargin: true, ticklabeloverflow: 'allow'};
   return {...base, uirevision: data.key, clickmode: 'event', legend: {orientation: 'h', x: 0, y: 1.02, yanchor: 'bottom', font: {size: 12}, bgcolor: 'rgba(0,0,0,0)'},
     margin: {...base.margin, t: 34},
     xaxis: {...axis, title: {text: data.x_title, font: {size: 12.5}}, showgrid: !!data.x_range,
@@ -58,46 +58,51 @@ function behindRows(data) {
 
 export default async function ({data, parentElement, setTriggerValue}) {
   const host = parentElement.querySelector('.rp-plot');
-  const S = (host.__rp ??= {run: 0, host});
+  const S = (host.__rp ??= {run: 0, host, walk: walkFrom()});
   S.data = data;
+  S.walk.shown(data.sel);
   S.trigger = setTriggerValue;
   host.setAttribute('aria-label', data.label);
   host.dataset.key = data.key;
   host.style.minHeight = data.height + 'px';
   tableBehind(parentElement, data.label, data.behind ? () => behindRows(S.data) : null);
-  const run = ++S.run, Plotly = (S.Plotly = await loadPlotly(data.lib));
+  const run = ++S.run, Plotly = await loadPlotly(data.lib);
   if (run !== S.run || !host.isConnected) return;
+  if (S.Plotly && S.Plotly !== Plotly) { S.Plotly.purge(host); S.clicks = false; }  // there are too many points now
+  S.Plotly = Plotly;
   S.draw = () => {
     const theme = themeOf(host), narrow = host.offsetWidth < 560;
-    return Plotly.react(host, [...S.data.traces.map(t => traceOf(t, theme)), ...ring(S, theme)], layoutOf(S, theme, narrow), plotConfig(Plotly, S.data.filename));
+    return Plotly.react(host, [...S.data.traces.map(t => traceOf(t, theme, S.data.many)), ...ring(S, theme)], layoutOf(S, theme, narrow), plotConfig(Plotly, S.data.filename));
   };
   await S.draw();
   if (run !== S.run) return;
-  const walk = by => {
+  S.pick = ref => { S.walk.ask(ref); S.trigger('point', {ref}); };
+  S.step = by => {
     const refs = [...new Set(S.data.traces.flatMap(t => t.refs ?? []))];  // each once, whatever trace it is in
     if (!refs.length) return;
-    const at = refs.indexOf(S.data.sel);
-    const next = at < 0 ? 0 : Math.min(refs.length - 1, Math.max(0, at + by));
-    S.trigger('point', {ref: refs[next]});
+    const at = refs.indexOf(S.walk.place());
+    S.pick(refs[at < 0 ? 0 : Math.min(refs.length - 1, Math.max(0, at + by))]);
   };
-  if (!S.bound) {
-    S.bound = true;
+  if (!S.clicks) {
+    S.clicks = true;
     host.on('plotly_click', event => {
       const point = event.points?.find(p => p.data.meta);
-      if (point) S.trigger('point', {ref: point.data.meta[point.pointIndex]});
+      if (point) S.pick(point.data.meta[point.pointIndex]);
     });
+  }
+  if (!S.bound) {
+    S.bound = true;
     host.addEventListener('keydown', event => {
       const by = {ArrowLeft: -1, ArrowRight: 1}[event.key];
       if (!by || event.ctrlKey || event.metaKey || event.altKey) return;
       event.preventDefault();
       event.stopPropagation();
-      S.walk(by);
+      S.step(by);
     });
     watch(host, S);
   }
-  S.walk = walk;
   host.dataset.title = data.label;
   host.dataset.points = String(Math.max(0, ...data.traces.map(t => t.x.length)));
   host.dataset.sel = data.sel ?? '';
-  return () => { unwatch(S); S.run++; Plotly.purge(host); delete host.__rp; };
+  return () => ended(S);
 }

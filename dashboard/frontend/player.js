@@ -1,29 +1,31 @@
-// Walking through batches by itself and by the arrow keys. Where a key means something already (a slider, a list of
-// choices, a heatmap, a field), it keeps that meaning.
+// Walking through batches: by a button, by itself and by the arrow keys. Where a key means something already (a slider, a
+// list of choices, a heatmap, a field), it keeps that meaning.
 
 const OTHERS = 'input, textarea, select, [role=slider], [role=radio], [role=radiogroup], [role=tab], [role=menu], [role=listbox], ' +
   '[role=combobox], [contenteditable=true], .rp-plot, .rp-table, .rp-share, .rp-samples';
 const PAUSE = 900;
 
 export default function ({data, parentElement, setTriggerValue}) {
-  const button = parentElement.querySelector('button');
-  const S = (button.__rp ??= {playing: false, wanted: null});
+  const host = parentElement.querySelector('.rp-walk'), [back, on, play] = host.querySelectorAll('button');
+  const S = (host.__rp ??= {playing: false});
+  if (S.data?.of !== data.of) S.walk = walkFrom();
   S.data = data;
   S.send = setTriggerValue;
-  if (S.wanted === data.at || S.of !== data.of) S.wanted = null;
-  S.of = data.of;
+  S.walk.shown(data.at);
   const show = () => {
-    button.textContent = S.playing ? '❚❚ Pause' : '▶ Play';
-    button.setAttribute('aria-pressed', String(S.playing));
-    button.title = `${S.playing ? 'Stop' : 'Show one batch after the other'}. The arrow keys walk through the batches too.`;
-    button.disabled = S.data.last < 1;
+    play.textContent = S.playing ? '❚❚ Pause' : '▶ Play';
+    play.setAttribute('aria-pressed', String(S.playing));
+    play.title = `${S.playing ? 'Stop' : 'Show one batch after the other'}. The arrow keys walk through the batches too.`;
+    play.disabled = S.data.last < 1;
+    back.disabled = S.walk.place() <= 0;
+    on.disabled = S.walk.place() >= S.data.last;
   };
   S.go = by => {
-    const target = Math.max(0, Math.min(S.data.last, (S.wanted ?? S.data.at) + by));
-    if (target === (S.wanted ?? S.data.at)) return false;
-    S.wanted = target;
+    const target = Math.max(0, Math.min(S.data.last, S.walk.place() + by));
+    if (target === S.walk.place()) return;
+    S.walk.ask(target);
     S.send('to', target);
-    return true;
+    show();
   };
   S.stop = () => { S.playing = false; clearTimeout(S.timer); show(); };
   const next = () => {
@@ -32,12 +34,14 @@ export default function ({data, parentElement, setTriggerValue}) {
     if (S.data.at >= S.data.last) { S.stop(); return; }
     S.timer = setTimeout(() => { if (document.hidden) next(); else S.go(1); }, PAUSE);
   };
-  button.onclick = () => {
+  play.onclick = () => {
     if (S.playing) { S.stop(); return; }
     S.playing = true;
     show();
     if (S.data.at >= S.data.last) S.go(-S.data.last); else S.go(1);
   };
+  back.onclick = () => { S.stop(); S.go(-1); };
+  on.onclick = () => { S.stop(); S.go(1); };
   show();
   next();
   const keys = event => {
@@ -50,5 +54,10 @@ export default function ({data, parentElement, setTriggerValue}) {
   document.removeEventListener('keydown', S.keys);
   S.keys = keys;
   document.addEventListener('keydown', keys);
-  return () => { clearTimeout(S.timer); document.removeEventListener('keydown', S.keys); };
+  // Also called when the data changed again before this call was done: then a newer one has taken over.
+  return () => {
+    if (host.isConnected) return;
+    clearTimeout(S.timer);
+    document.removeEventListener('keydown', keys);
+  };
 }

@@ -62,15 +62,6 @@ def _walk(analysis: Json, batch_idx: int) -> None:
         address.put(batch=max(0, min(last, target)), sample=None)
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        for label, target, icon in (("Previous", batch_idx - 1, "back"), ("Next", batch_idx + 1, "forward")):
-            st.button(
-                label,
-                on_click=to,
-                args=(target,),
-                disabled=not 0 <= target <= last,
-                help=f"Arrow {'left' if target < batch_idx else 'right'}",
-                icon=f":material/arrow_{icon}:",
-            )
         with st.container(width="content"):
             listing.player(batch_idx, last, of=analysis["id"], key="batch-player", on_to=to)
         if last > 0:

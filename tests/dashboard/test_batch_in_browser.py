@@ -7,14 +7,12 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.dashboard.backdrop import Backdrop
-from tests.dashboard.test_in_browser import address, visit  # noqa: F401 - fixtures
+from tests.dashboard.test_in_browser import PATIENT, address, visit  # noqa: F401 - fixtures
 
 pytestmark = pytest.mark.browser
 
 Ids = dict[str, str]
 Visit = Callable[..., Page]
-PATIENT = 20_000
-"""Milliseconds: a busy machine is no failure."""
 
 
 def _painted(page: Page, title: str) -> None:

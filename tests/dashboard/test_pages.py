@@ -151,11 +151,9 @@ def test_a_batch_names_every_training_step_that_used_it(backdrop: Backdrop, ids:
 
 def test_the_walk_through_batches_writes_the_address(backdrop: Backdrop, ids: Ids, open_page: Open) -> None:
     at = open_page(backdrop.url, "/batch", analysis=ids["analysis"], batch=3, sample=2)
-    next(b for b in at.button if b.label == "Next").click().run()
-    assert at.query_params["batch"] == "4"
-    assert "sample" not in at.query_params
     at.slider[0].set_value(11).run()
     assert at.query_params["batch"] == "11"
+    assert "sample" not in at.query_params
 
 
 def test_a_training_leads_from_a_step_to_its_batch(backdrop: Backdrop, ids: Ids, open_page: Open) -> None:
