@@ -40,6 +40,7 @@ app.command("verify", rich_help_panel=_WORK)(data.verify)
 app.command("cancel", rich_help_panel=_WORK)(data.cancel)
 app.command("token", rich_help_panel=_KEEP)(keep.token)
 app.command("doctor", rich_help_panel=_KEEP)(keep.doctor)
+app.command("purge", rich_help_panel=_KEEP)(keep.purge)
 app.command("backup", rich_help_panel=_KEEP)(keep.backup)
 app.command("restore", rich_help_panel=_KEEP)(keep.restore)
 

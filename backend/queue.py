@@ -61,6 +61,10 @@ class JobQueue:
         """Stop a job and whatever it handed out. Unknown and finished jobs stay as they are."""
         self._client.cancel_workflow(job_id, cancel_children=True)
 
+    def forget(self, job_ids: list[str]) -> None:
+        """Remove all that the queue holds of these jobs and of what they handed out. Unknown ones are no error."""
+        self._client.delete_workflows(job_ids, delete_children=True)
+
     def states(self, job_ids: Iterable[str]) -> dict[str, str]:
         """Return the queue's own word for the state of each job it knows."""
         ids = list(job_ids)

@@ -34,7 +34,7 @@ class Repair:
 
     what: str
     frees: int
-    do: Callable[[], None]
+    do: Callable[[], object]
 
 
 def repairs(settings: Settings) -> Iterator[Repair]:
@@ -43,7 +43,7 @@ def repairs(settings: Settings) -> Iterator[Repair]:
     yield from orphans(settings)
     if not answers_as_routeprint(local_api_url(settings)):  # these are in use while it runs
         yield from _leftovers(settings)
-        yield from _free_pages(settings)
+        yield from free_pages(settings)
 
 
 def size_of(folder: Path) -> int:
@@ -61,7 +61,7 @@ def orphans(settings: Settings) -> Iterator[Repair]:
     for folder in found:
         if folder.name not in known and _is_quiet(folder):
             what = f"artifacts of {folder.name}, which the tables do not know"
-            yield Repair(what, size_of(folder), lambda folder=folder: _remove_unless_held(folder))  # type: ignore[misc]
+            yield Repair(what, size_of(folder), lambda folder=folder: remove_unless_held(folder))  # type: ignore[misc]
 
 
 def _known(settings: Settings) -> set[str] | None:
@@ -87,14 +87,15 @@ def _is_quiet(folder: Path) -> bool:
     return time.time() - newest > QUIET_SECONDS
 
 
-def _remove_unless_held(folder: Path) -> None:
-    """Remove a run's folder, unless a process trains in it."""
+def remove_unless_held(folder: Path) -> bool:
+    """Remove a run's folder, unless a process trains in it; return whether it is gone."""
     lock = FileLock(folder / ".lock")
     try:
         with lock.acquire(timeout=0):
             shutil.rmtree(folder)
     except Timeout:
-        return
+        return False
+    return True
 
 
 def _leftovers(settings: Settings) -> Iterator[Repair]:
@@ -104,8 +105,11 @@ def _leftovers(settings: Settings) -> Iterator[Repair]:
         yield Repair("files of cut-off requests", size_of(scratch), lambda: shutil.rmtree(scratch))
 
 
-def _free_pages(settings: Settings) -> Iterator[Repair]:
-    """Yield databases that hold much room which deleted rows left. Needs as much free disk as the database is large."""
+def free_pages(settings: Settings, least: int = _FREE_BYTES, share: float = _FREE_SHARE) -> Iterator[Repair]:
+    """Yield databases with more room that deleted rows left than `least` bytes and `share` of all.
+
+    The services must be stopped, and twice as much disk be free as the database is large.
+    """
     for name, url in (("tables", settings.tables_url), ("queue", settings.queue_url)):
         path = Path(make_url(url).database or "")
         if make_url(url).get_backend_name() != "sqlite" or not path.is_file():
@@ -116,7 +120,7 @@ def _free_pages(settings: Settings) -> Iterator[Repair]:
                 free, pages, size = (connection.execute(f"PRAGMA {word}").fetchone()[0] for word in words)
         except sqlite3.DatabaseError:  # damaged: the check of the databases says so
             continue
-        if free * size > _FREE_BYTES and free > _FREE_SHARE * pages and _room_for(path, pages * size):
+        if free * size > least and free > share * pages and _room_for(path, pages * size):
             yield Repair(f"unused pages of the {name}", free * size, lambda path=path: _vacuum(path))  # type: ignore[misc]
 
 

@@ -31,6 +31,7 @@ class Settings(BaseSettings):
     allow_hub: bool = False
     device: str = "auto"
     grace_seconds: float = Field(default=15.0, ge=0, le=3600)
+    deleted_days: float = Field(default=7.0, ge=0, le=36500)
     log_format: Literal["auto", "text", "json"] = "auto"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     judge_url: str = ""

@@ -174,7 +174,7 @@ def patch(here: Here, analysis_id: PathId, body: RunnablePatch) -> AnalysisOut:
 
 @router.delete("/{analysis_id}", status_code=204, response_class=Response)
 def delete(here: Here, analysis_id: PathId) -> None:
-    """Hide an analysis; `undelete` brings it back. Refused while it is queued or running."""
+    """Hide an analysis; `undelete` brings it back for some days. Refused while it is queued or running."""
     with here.writing() as session:
         runs.remove(session, t.Analysis, analysis_id)
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -42,6 +43,7 @@ from backend.api.edge import Edge
 from backend.api.importing import purge_later
 from backend.api.seen import PREFIX, HttpMetrics, Seen
 from backend.queue import SWEEP_AFTER_SECONDS, JobQueue, sweep
+from backend.retention import PURGE_EVERY_SECONDS, purge
 from backend.security import Gate, check_bind
 from backend.settings import Settings
 from backend.store import imports
@@ -148,13 +150,14 @@ def _answers(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     edge: Edge = app.state.edge
     await run_in_threadpool(_tidy, edge)
-    sweeper = asyncio.create_task(_sweep_forever(edge))
+    sweepers = [asyncio.create_task(forever(edge)) for forever in (_sweep_forever, _purge_forever)]
     try:
         yield
     finally:
-        sweeper.cancel()
-        with suppress(asyncio.CancelledError):
-            await sweeper
+        for sweeper in sweepers:
+            sweeper.cancel()
+            with suppress(asyncio.CancelledError):
+                await sweeper
         await run_in_threadpool(edge.children.stop)
         edge.queue.close()
 
@@ -175,3 +178,17 @@ async def _sweep_forever(edge: Edge) -> None:
             await run_in_threadpool(sweep, edge.engine, edge.queue)
         except Exception:
             log.exception("the sweep failed; it will be tried again")
+
+
+async def _purge_forever(edge: Edge) -> None:
+    """Remove for good what was deleted long ago, in a thread that ends at the next chance when this process does."""
+
+    def work() -> None:
+        for one in purge(edge.settings, edge.engine, edge.queue.forget, stopped=lambda: edge.children.is_stopping):
+            log.info("removed for good: %s %s, %d bytes", one.run.kind, one.run.id, one.rows + one.files)
+
+    thread: threading.Thread | None = None
+    while True:
+        if thread is None or not thread.is_alive():
+            thread = edge.children.later(work)
+        await asyncio.sleep(PURGE_EVERY_SECONDS)

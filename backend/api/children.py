@@ -84,7 +84,7 @@ class Children:
             self._running.discard(child)
         child.close()
 
-    def later(self, work: Callable[[], None]) -> None:
+    def later(self, work: Callable[[], None]) -> threading.Thread:
         """Do work in a thread of its own: an answer's background task would hold its connection until it is done."""
 
         def run() -> None:
@@ -98,6 +98,7 @@ class Children:
         thread = threading.Thread(target=run, name="behind-an-answer", daemon=True)
         self._threads.add(thread)
         thread.start()
+        return thread
 
     @property
     def is_stopping(self) -> bool:

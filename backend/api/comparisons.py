@@ -189,7 +189,7 @@ def patch(here: Here, comparison_id: PathId, body: RunnablePatch) -> ComparisonO
 
 @router.delete("/{comparison_id}", status_code=204, response_class=Response)
 def delete(here: Here, comparison_id: PathId) -> None:
-    """Hide a comparison; `undelete` brings it back. Refused while it is queued or running."""
+    """Hide a comparison; `undelete` brings it back for some days. Refused while it is queued or running."""
     with here.writing() as session:
         runs.remove(session, t.Comparison, comparison_id)
 

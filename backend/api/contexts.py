@@ -114,7 +114,7 @@ def patch(here: Here, context_id: PathId, body: RunnablePatch) -> ContextOut:
 
 @router.delete("/context/{context_id}", status_code=204, response_class=Response)
 def delete(here: Here, context_id: PathId) -> None:
-    """Hide a context run; `undelete` brings it back. Refused while it is queued or running."""
+    """Hide a context run; `undelete` brings it back for some days. Refused while it is queued or running."""
     with here.writing() as session:
         runs.remove(session, t.Context, context_id)
 

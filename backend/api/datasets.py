@@ -123,7 +123,7 @@ def create_demo(here: Here) -> Response:
 def get_all(here: Here, asked: edge_runs.Sorted) -> Listing[DatasetOut]:
     """List prompt sets, newest first if not asked otherwise."""
     with here.reading() as session:
-        return edge_runs.listing(session, t.Dataset, asked, lambda _, found: [show(one) for one in found], purged=False)
+        return edge_runs.listing(session, t.Dataset, asked, lambda _, found: [show(one) for one in found])
 
 
 @router.get("/formats")

@@ -52,7 +52,7 @@ def planned(session: Session, body: EvaluationCreate, settings: Settings, to_tra
     model = models.usable(session, body.model, "transformers")
     dataset = datasets.get_ready(session, body.dataset_id)
     chosen = _expert_set(session, body, intervention)
-    analysis = runs.get(session, t.Analysis, chosen.analysis_id) if chosen else None
+    analysis = runs.get_live(session, t.Analysis, chosen.analysis_id) if chosen else None
     _check_judge(session, body, settings)
     warnings: list[str] = []
     arms = _arms(session, body, model, chosen, warnings)

@@ -174,7 +174,7 @@ def patch(here: Here, evaluation_id: PathId, body: RunnablePatch) -> EvaluationO
 
 @router.delete("/{evaluation_id}", status_code=204, response_class=Response)
 def delete(here: Here, evaluation_id: PathId) -> None:
-    """Hide an evaluation; `undelete` brings it back. Refused while it is queued or running."""
+    """Hide an evaluation; `undelete` brings it back for some days. Refused while it is queued or running."""
     with here.writing() as session:
         runs.remove(session, t.Evaluation, evaluation_id)
 

@@ -68,7 +68,7 @@ def listing(
     table: type[Kept],
     asked: Wanted,
     show_all: Callable[[Session, Sequence[Kept]], Sequence[BaseModel]],
-    **equal: str | bool | None,
+    **equal: str | None,
 ) -> Listing[Any]:
     """Return a page of those with these column values (None: any) as the answer's body."""
     page = asked.page

@@ -114,7 +114,7 @@ def patch(here: Here, statistics_id: PathId, body: RunnablePatch) -> StatisticsO
 
 @router.delete("/statistics/{statistics_id}", status_code=204, response_class=Response)
 def delete(here: Here, statistics_id: PathId) -> None:
-    """Hide statistics; `undelete` brings them back. Refused while they are queued or running."""
+    """Hide statistics; `undelete` brings them back for some days. Refused while they are queued or running."""
     with here.writing() as session:
         runs.remove(session, t.Statistics, statistics_id)
 

@@ -165,7 +165,7 @@ def patch(here: Here, study_id: PathId, body: RunnablePatch) -> StudyOut:
 
 @router.delete("/{study_id}", status_code=204, response_class=Response)
 def delete(here: Here, study_id: PathId) -> None:
-    """Hide a study; `undelete` brings it back. Its runs stay. Refused while it is queued or running."""
+    """Hide a study; `undelete` brings it back for some days. Its runs stay. Refused while it is queued or running."""
     with here.writing() as session:
         runs.remove(session, t.Study, study_id)
 

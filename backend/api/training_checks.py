@@ -136,7 +136,7 @@ def _expert_set(session: Session, body: TrainingCreate, analysis: t.Analysis) ->
 
 def _check_fits(session: Session, analysis: t.Analysis, chosen: t.ExpertSet) -> None:
     """A global set may come from another analysis of the same experts; a per_batch set belongs to its batches."""
-    source = runs.get(session, t.Analysis, chosen.analysis_id)
+    source = runs.get_live(session, t.Analysis, chosen.analysis_id)
     if chosen.kind == "per_batch" and source.id != analysis.id:
         why = "a per_batch set is keyed by the batches of its own"
     elif source.sites != analysis.sites:

@@ -124,7 +124,7 @@ def patch(here: Here, training_id: PathId, body: RunnablePatch) -> TrainingOut:
 
 @router.delete("/{training_id}", status_code=204, response_class=Response)
 def delete(here: Here, training_id: PathId) -> None:
-    """Hide a training; `undelete` brings it back. Refused while it is queued or running."""
+    """Hide a training; `undelete` brings it back for some days. Refused while it is queued or running."""
     with here.writing() as session:
         runs.remove(session, t.Training, training_id)
 

@@ -1,11 +1,13 @@
 """Commands that look after an installation: token, doctor, backup, restore."""
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
+from sqlalchemy import make_url
 
 from backend import backup as backups
 from backend.checked import Check
@@ -13,10 +15,15 @@ from backend.commands.entering import dashboard_link
 from backend.commands.screen import console, say, size_in_words
 from backend.doctor import examine, workers_of
 from backend.domain.errors import Conflict
-from backend.repairs import repairs
+from backend.queue import JobQueue
+from backend.repairs import free_pages, repairs
+from backend.retention import Freed, planned
+from backend.retention import purge as purged
 from backend.security import read_token, rotate_token
 from backend.services import answers_as_routeprint, local_api_url
-from backend.settings import get_settings
+from backend.settings import Settings, get_settings
+from backend.store.engine import make_engine
+from backend.store.migrate import upgrade
 
 _SIGNS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "wrong": "[red]✗[/]"}
 
@@ -84,6 +91,55 @@ def doctor(
         console.print_json(data=[asdict(check) for check in checks])
     if any(check.state == "wrong" for check in checks):
         raise typer.Exit(1)
+
+
+def purge(
+    now: Annotated[bool, typer.Option("--now", help="Also what was deleted just now: do not wait.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")] = False,
+) -> None:
+    """Remove deleted runs and prompt sets for good, with their files, and say how much room that gives.
+
+    What is deleted can be restored for ROUTEPRINT_DELETED_DAYS; the backend then removes it by itself. What a run
+    that stays refers to is kept, deleted or not. On SQLite the room goes back to the disk if the services are stopped.
+
+    Example: `routeprint purge --now --dry-run`
+    """
+    settings = get_settings()
+    path = make_url(settings.tables_url)
+    if path.get_backend_name() == "sqlite" and not Path(path.database or "").exists():
+        say("There is nothing to remove: no database has been made yet.")
+        return
+    upgrade(settings.tables_url)
+    engine = make_engine(settings.tables_url)
+    days = 0.0 if now else settings.deleted_days
+    if dry_run:
+        _show_freed(planned(settings, engine, days), "would go")
+        return
+    queue = JobQueue(settings.queue_url)
+    _show_freed(purged(settings, engine, queue.forget, days=days), "removed")
+    queue.close()
+    engine.dispose()
+    _give_back(settings)
+
+
+def _show_freed(found: Iterable[Freed], done: str) -> None:
+    rows = files = n = 0
+    for one in found:
+        rows, files, n = rows + one.rows, files + one.files, n + 1
+        say(f"{one.run.kind} {one.run.id} {escape(one.run.name)}: {size_in_words(one.rows + one.files)}")
+    say(f"{n} {done}: {size_in_words(rows)} of rows, {size_in_words(files)} of files.")
+
+
+def _give_back(settings: Settings) -> None:
+    """Give the room that rows left in SQLite files back to the disk, where nobody uses them."""
+    running = answers_as_routeprint(local_api_url(settings))
+    for one in free_pages(settings, least=0, share=0.0):
+        if running:
+            todo = "New rows take that room; to give it to the disk, stop the services and run this again."
+            say(f"{one.what}: {size_in_words(one.frees)}. {todo}")
+            continue
+        one.do()
+        say(f"{one.what}: {size_in_words(one.frees)} given back to the disk")
 
 
 def backup(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import Conflict, NotFound, NoTokens, RuleInvalid
@@ -131,7 +131,7 @@ def _plain(per_batch: dict[str, tuple[Expert, ...]] | None) -> dict[str, Any] | 
 
 def get(session: Session, set_id: str) -> t.ExpertSet:
     """Return an expert set. Raises NotFound."""
-    found = session.get(t.ExpertSet, set_id)
+    found = session.scalar(_findable().where(t.ExpertSet.id == set_id))
     if found is None:
         raise NotFound("expert set", set_id)
     return found
@@ -139,10 +139,15 @@ def get(session: Session, set_id: str) -> t.ExpertSet:
 
 def listing(session: Session, analysis_id: str | None, after: Key | None, limit: int) -> Page[t.ExpertSet]:
     """Return expert sets, newest first."""
-    query = select(t.ExpertSet)
+    query = _findable()
     if analysis_id:
         query = query.where(t.ExpertSet.analysis_id == analysis_id)
     return page(session, query, (t.ExpertSet.created_at, t.ExpertSet.id), after, limit, newest_first=True)
+
+
+def _findable() -> Select[t.ExpertSet]:
+    """All sets but those that go with their analysis just now."""
+    return select(t.ExpertSet).join(t.Analysis).where(~t.Analysis.purged)
 
 
 def sizes(per_batch: dict[str, Any] | None) -> dict[str, Any] | None:

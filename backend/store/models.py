@@ -21,7 +21,8 @@ def count(session: Session) -> int:
 def usable(session: Session, model_id: str, engine: str) -> t.Model:
     """Return a model that can be measured with this engine.
 
-    Raises Conflict for a model nobody has scanned, NotSupported for one that was scanned and cannot be used.
+    Raises Conflict for a model nobody has scanned or whose training is deleted, NotSupported for one that was scanned
+    and cannot be used.
     """
     model = session.get(t.Model, model_id)
     if model is None:
@@ -29,6 +30,9 @@ def usable(session: Session, model_id: str, engine: str) -> t.Model:
             f"The model {model_id!r} is not scanned yet. Put it into the models folder, scan (POST "
             "/api/v1/models/scan) while a worker is running, and look at GET /api/v1/models for the names."
         )
+    training = session.get(t.Training, model_id.removeprefix("training:"))
+    if training is not None and training.deleted_at is not None:
+        raise Conflict(f"The training {training.name!r} ({training.id}) is deleted: undelete it first.")
     if not model.supported:
         raise NotSupported(f"{model.architecture} is not supported: {model.reason}")
     if engine not in model.engines:

@@ -3,7 +3,7 @@
 import json
 from typing import Any, TypeVar
 
-from sqlalchemy import Text, cast, or_, select
+from sqlalchemy import Text, cast, or_, select, update
 from sqlalchemy.orm import Session
 
 from backend.domain.errors import Conflict, NotFound
@@ -22,9 +22,9 @@ def noun(table: type[t.Kept]) -> str:
 
 
 def get(session: Session, table: type[Kept], id_: str) -> Kept:
-    """Return a run, deleted or not. Raises NotFound."""
+    """Return a run, deleted or not. Raises NotFound, also once its removal has begun (purging.py)."""
     run = session.get(table, id_)
-    if run is None:
+    if run is None or run.purged:
         raise NotFound(noun(table), id_)
     return run
 
@@ -48,13 +48,14 @@ def listing(
     limit: int,
     tag: str | None = None,
     sort: str = "-created_at",
-    **equal: str | bool | None,
+    **equal: str | None,
 ) -> Page[Kept]:
     """Return those of one status, with `q` in name, notes, tags or id, with this very tag and these column values.
 
     sort: a column of the table, with "-" before it from the largest down.
     """
     query = select(table).where(table.deleted_at.is_not(None) if deleted else table.deleted_at.is_(None))
+    query = query.where(~table.purged)
     if status:
         query = query.where(table.status == status)
     if q:
@@ -89,8 +90,8 @@ def remove(session: Session, table: type[Kept], id_: str) -> None:
 
 
 def restore(session: Session, table: type[Kept], id_: str) -> Kept:
-    """Bring a deleted run back. Does nothing to one that is not deleted."""
+    """Bring a deleted run back. Does nothing to one that is not deleted. Raises NotFound once its removal has begun."""
+    session.execute(update(table).where(table.id == id_, ~table.purged).values(deleted_at=None))
     run = get(session, table, id_)
-    run.deleted_at = None
-    session.flush()
+    session.refresh(run)
     return run

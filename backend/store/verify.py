@@ -2,21 +2,19 @@
 
 from sqlalchemy.orm import Session
 
-from backend.domain.errors import NotFound
 from backend.domain.provenance import Link
 from backend.store import checks_analysis as a
 from backend.store import checks_experts as e
 from backend.store import checks_statistics as st
 from backend.store import checks_training as tr
+from backend.store import runs
 from backend.store import tables as t
 from backend.store.checks import link
 
 
 def verify_analysis(session: Session, analysis_id: str) -> list[Link]:
     """Check every link of an analysis. Raises NotFound; a broken link is returned, not raised."""
-    analysis = session.get(t.Analysis, analysis_id)
-    if analysis is None:
-        raise NotFound("analysis", analysis_id)
+    analysis = runs.get(session, t.Analysis, analysis_id)
     return [
         link("prompt set: every row and the whole set match their SHA-256", a.check_rows(session, analysis)),
         link("plan: follows from the prompt set and the settings", a.check_plan(session, analysis)),
@@ -36,9 +34,7 @@ def _statistics(session: Session, analysis: t.Analysis) -> list[Link]:
 
 def verify_statistics(session: Session, statistics_id: str) -> list[Link]:
     """Check the analysis of these statistics, and that they stand on its counts."""
-    stored = session.get(t.Statistics, statistics_id)
-    if stored is None:
-        raise NotFound("statistics", statistics_id)
+    stored = runs.get(session, t.Statistics, statistics_id)
     analysis = session.get_one(t.Analysis, stored.analysis_id)
     own = link(f"{stored.id}: stand on the stored counts", st.check_statistics(session, analysis, stored.id))
     return [*verify_analysis(session, stored.analysis_id), own]
@@ -46,9 +42,7 @@ def verify_statistics(session: Session, statistics_id: str) -> list[Link]:
 
 def verify_training(session: Session, training_id: str) -> list[Link]:
     """Check every link of a training, those of its analysis first."""
-    training = session.get(t.Training, training_id)
-    if training is None:
-        raise NotFound("training", training_id)
+    training = runs.get(session, t.Training, training_id)
     analysis = session.get_one(t.Analysis, training.analysis_id)
     steps, epochs = _promises(training)
     return [

@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from backend.domain.errors import NotFound, RouteprintError
+from backend.domain.errors import RouteprintError
 from backend.domain.evaluation.interventions import Family
 from backend.domain.provenance import Link
 from backend.domain.risk_tables import table_digest
@@ -136,9 +136,7 @@ def _check_pairs(session: Session, context: t.Context, analysis: t.Analysis) -> 
 
 def verify_evaluation(session: Session, evaluation_id: str) -> list[Link]:
     """Check what chose the experts, the prompts, the models, the arms and the verdicts. Raises NotFound."""
-    evaluation = session.get(t.Evaluation, evaluation_id)
-    if evaluation is None:
-        raise NotFound("evaluation", evaluation_id)
+    evaluation = runs.get(session, t.Evaluation, evaluation_id)
     return [
         *_chosen(session, evaluation),
         link("prompts: are the rows of their prompt set", _check_prompts(session, evaluation)),

@@ -20,7 +20,7 @@ from backend.settings import get_settings
 
 COMMANDS = sorted(command.name or "" for command in app.registered_commands)
 CONTRACT = {"up", "backend", "worker", "dashboard", "demo", "token", "doctor", "backup", "restore", "export"}
-CONTRACT |= {"import", "import-experts", "import-table", "convert-table", "verify", "cancel", "study"}
+CONTRACT |= {"import", "import-experts", "import-table", "convert-table", "verify", "cancel", "study", "purge"}
 
 
 @pytest.fixture(autouse=True)

@@ -44,6 +44,7 @@ class Kept(Base):
     error: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[str] = mapped_column(String(40), default=utcnow, index=True)
     deleted_at: Mapped[str | None] = mapped_column(String(40))  # hidden since; it can be brought back
+    purged: Mapped[bool] = mapped_column(default=False)  # deleted for good: it is being taken away, nobody finds it
 
 
 class Run(Kept):

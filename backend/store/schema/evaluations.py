@@ -77,7 +77,7 @@ class EvaluationAnswer(Base):
 
 
 class EvaluationOverrule(Base):
-    """Who changed a verdict, from what to what, why and when. Never deleted."""
+    """Who changed a verdict, from what to what, why and when. Goes only with its evaluation."""
 
     __tablename__ = "evaluation_overrules"
 

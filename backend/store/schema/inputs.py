@@ -24,7 +24,6 @@ class Dataset(Kept):
     stored: Mapped[int] = mapped_column(default=0)  # rows that are there: n_rows, once it succeeded
     files: Mapped[list[Any]]  # [{"name", "sha256", "bytes", "mapping", "label", "n_rows", "left_out": {reason: rows}}]
     left_out: Mapped[list[Any]] = mapped_column(JSON, default=list, deferred=True)  # [{"file", "row", "reason"}], first
-    purged: Mapped[bool] = mapped_column(default=False)  # deleted for good: its rows are being taken away
 
 
 class PromptRow(Base):

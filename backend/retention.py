@@ -1,0 +1,87 @@
+"""Deleted runs, removed for good after their window (`ROUTEPRINT_DELETED_DAYS`): rows, then files, then heads.
+
+Which of them go, and why that order is safe, is said in store/purging.py: who is killed in between leaves heads that
+the next purge takes up, and no file that no head names. What a process writes into a run's folder later than that is an
+orphan for `routeprint doctor --repair`. Not covered: what lies in common or elsewhere (MLflow's store, folders of other
+trackers), and giving SQLite's pages back to the disk (repairs.py).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+from backend.repairs import remove_unless_held, size_of
+from backend.settings import Settings
+from backend.store import purging
+from backend.store.engine import reading, writing
+from backend.store.purging import Going
+
+PURGE_EVERY_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """A run that is removed. rows, files: bytes that it held, those of its rows without the database's own."""
+
+    run: Going
+    rows: int
+    files: int
+
+
+def planned(settings: Settings, engine: Engine, days: float | None = None) -> list[Freed]:
+    """Return what `purge` would remove."""
+    with reading(engine) as session:
+        found = purging.going(session, _until(settings, days))
+        return [Freed(one, purging.bytes_of(session, one), _size(_folder(settings, one))) for one in found]
+
+
+def purge(
+    settings: Settings,
+    engine: Engine,
+    forget: Callable[[list[str]], None],
+    *,
+    days: float | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Iterator[Freed]:
+    """Remove what was deleted more than this many days ago (None: the setting), and yield it one by one.
+
+    forget: tells the queue to forget jobs. stopped: asked often; the next purge takes up what it leaves half done, and
+    runs in whose folder a process still trains.
+    """
+    with reading(engine) as session:
+        if not purging.going(session, _until(settings, days)):
+            return
+    for one in _marked(settings, engine, days):
+        folder = _folder(settings, one)
+        with reading(engine) as session:
+            freed = Freed(one, purging.bytes_of(session, one), _size(folder))
+        if not purging.remove_rows(engine, one, stopped):
+            return
+        if folder.is_dir() and not remove_unless_held(folder):
+            continue
+        forget(purging.job_ids(engine, one))
+        with writing(engine) as session:
+            purging.remove_head(session, one)
+        yield freed
+
+
+def _marked(settings: Settings, engine: Engine, days: float | None) -> list[Going]:
+    with writing(engine) as session:
+        return purging.mark(session, _until(settings, days))
+
+
+def _until(settings: Settings, days: float | None) -> str:
+    window = timedelta(days=settings.deleted_days if days is None else days)
+    return (datetime.now(UTC) - window).isoformat(timespec="microseconds")
+
+
+def _folder(settings: Settings, one: Going) -> Path:
+    """Return where a run's files lie: checkpoints, the model, logs of trackers. Only trainings have any."""
+    return settings.artifacts_path / "trainings" / one.id
+
+
+def _size(folder: Path) -> int:
+    return size_of(folder) if folder.is_dir() and not folder.is_symlink() else 0
