@@ -10,14 +10,24 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from fastapi import APIRouter
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from backend.api.edge import PROBLEMS, Here, PathId
+from backend.api.pagination import Paged, listing
+from backend.api.schemas.common import Listing
+from backend.api.schemas.evaluations import ControlTrainingOut
 from backend.domain.errors import InvalidInput
 from backend.domain.evaluation.interventions import Family
 from backend.domain.vocabulary import Expert
 from backend.store import runs
 from backend.store import tables as t
 from backend.store.evaluations import TRAINED, Arm
+from backend.store.paging import Key, Page
+from backend.store.paging import page as page_of
+
+router = APIRouter(prefix="/trainings", tags=["evaluations"], responses=PROBLEMS)
 
 NONE_GIVEN = (
     "A trained model stands beside its base model only: what a training of random experts would do is not shown. "
@@ -49,23 +59,66 @@ def control_arms(session: Session, ids: Sequence[str], training: t.Training) -> 
     if not ids:
         return []
     real = _set_of(session, training)
-    taken, arms = [_learned(real)], []
+    taken: list[dict[str, set[Expert]]] = []
+    arms = []
     for place, id_ in enumerate(ids):
         control = runs.get_live(session, t.Training, id_)
-        why = _not_comparable(control, training)
+        why = _why_not(session, control, training, real)
         if why is None:
             chosen = _set_of(session, control)
-            if chosen.kind != real.kind:
-                why = f"its expert set is {chosen.kind}, not {real.kind}: other numbers of experts learned in a step"
-            elif _sizes(chosen) != _sizes(real):
-                why = "it trained another number of experts in some layer"
-            elif _learned(chosen) in taken:
-                why = "it trained the experts that the evaluated training or another control trained, too"
+            if _learned(chosen) in taken:
+                why = "it trained the experts that another control trained, too"
             taken.append(_learned(chosen))
         if why is not None:
             raise InvalidInput(f"The training {control.name!r} is no control: {why}.", ("body", "controls", place))
         arms.append(Arm(Family.RANDOM, TRAINED + id_, tuple((layer, expert) for layer, expert in chosen.experts)))
     return arms
+
+
+@router.get("/{training_id}/controls")
+def get_controls(here: Here, training_id: PathId, page: Paged) -> Listing[ControlTrainingOut]:
+    """List the finished trainings in the same batches, newest first, and what keeps each from being a control."""
+    with here.reading() as session:
+        training = runs.get(session, t.Training, training_id)
+        found = _others(session, training, page.after(str, str), page.limit)
+        return listing(found, lambda other: _show(session, other, training))
+
+
+def _others(session: Session, training: t.Training, after: Key | None, limit: int) -> Page[t.Training]:
+    other = t.Training
+    query = select(other).where(other.analysis_id == training.analysis_id, other.id != training.id)
+    query = query.where(other.status == "succeeded", other.deleted_at.is_(None), other.expert_set_id.is_not(None))
+    return page_of(session, query, (other.created_at, other.id), after, limit, newest_first=True)
+
+
+def _show(session: Session, other: t.Training, training: t.Training) -> ControlTrainingOut:
+    own = _set_of(session, other)
+    if training.expert_set_id is None:
+        why: str | None = "this training trained no expert set"
+    else:
+        why = _why_not(session, other, training, _set_of(session, training))
+    return ControlTrainingOut(
+        id=other.id,
+        name=other.name,
+        expert_set_id=own.id,
+        expert_set_name=own.name,
+        n_experts=len(own.experts),
+        why_not=why,
+    )
+
+
+def _why_not(session: Session, control: t.Training, training: t.Training, real: t.ExpertSet) -> str | None:
+    """Say what keeps a training from being a control of another, which trained `real`; None if nothing does."""
+    if why := _not_comparable(control, training):
+        return why
+    chosen = _set_of(session, control)
+    if chosen.kind != real.kind:
+        return f"its expert set is {chosen.kind}, not {real.kind}: other numbers of experts learned in a step"
+    if _sizes(chosen) != _sizes(real):
+        return "it trained another number of experts in some layer"
+    if _learned(chosen) == _learned(real):
+        return "it trained the experts that the evaluated training trained, too"
+    return None
 
 
 def _set_of(session: Session, training: t.Training) -> t.ExpertSet:

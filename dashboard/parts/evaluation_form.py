@@ -12,6 +12,7 @@ INTERVENTIONS = {
     "none": "none: the model as it is",
 }
 STEERS = ("deactivate", "activate")
+TRAINED = "training:"
 
 
 def show(api: Api, wanted: str | None, model: str | None = None) -> None:
@@ -41,12 +42,12 @@ def show(api: Api, wanted: str | None, model: str | None = None) -> None:
 def _what(api: Api, intervention: str, models: list[Json], wanted: str | None, model: str | None) -> Json | None:
     """Ask what is steered, or which model is asked."""
     if intervention not in STEERS:
-        fitting = [m for m in models if intervention == "none" or m["id"].startswith("training:")]
+        fitting = [m for m in models if intervention == "none" or _is_trained(m["id"])]
         if not fitting:
             ui.note("No trained model yet: finish a training first.")
             return None
-        ids = [m["id"] for m in fitting]
-        return {"model": ui.pick("Model", {i: i for i in ids}, first=model)}
+        asked = ui.pick("Model", _names(api, fitting), first=model)
+        return {"model": asked} | (_controls(api, asked) if intervention == "trained" else {})
     sets = {s["id"]: s for s in api.items("/expert-sets")}
     if not sets:
         ui.note("No expert set yet: save one in an analysis, under “Expert sets”.")
@@ -57,6 +58,41 @@ def _what(api: Api, intervention: str, models: list[Json], wanted: str | None, m
     chosen = ui.pick("Expert set", names, first=wanted)
     analysis = api.get(f"/analyses/{sets[chosen]['analysis_id']}")
     return {"expert_set_id": chosen, "model": analysis["model"]}
+
+
+def _names(api: Api, models: list[Json]) -> dict[str, str]:
+    """Return {id: what is shown}; a trained model is shown by its training's name."""
+    own = {m["id"]: m["id"] for m in models}
+    trained = api.get("/trainings", status="succeeded", limit=500)["items"] if any(map(_is_trained, own)) else []
+    return own | {i: f"{t['name']}  ({i})" for t in trained if (i := f"{TRAINED}{t['id']}") in own}
+
+
+def _is_trained(model: str) -> bool:
+    return model.startswith(TRAINED)
+
+
+def _controls(api: Api, model: str) -> Json:
+    """Ask which trainings of random experts stand beside a trained model; only those that fit are offered."""
+    found = list(api.items(f"/trainings/{model.removeprefix(TRAINED)}/controls"))
+    fitting = {c["id"]: f"{c['name']}  ({c['expert_set_name']})" for c in found if c["why_not"] is None}
+    chosen = st.multiselect(
+        "Trainings of random experts, for comparison",
+        list(fitting),
+        format_func=fitting.__getitem__,
+        placeholder="none" if fitting else "no other training fits",
+        disabled=not fitting,
+        max_selections=100,
+        help="Does training these experts do more than training any experts? Choose trainings whose experts were "
+        "drawn at random. Offered are finished ones in the same batches, with the same settings, of as many experts in "
+        "every layer. Only you know whether theirs were drawn at random.",
+    )
+    others = [c for c in found if c["why_not"] is not None]
+    if others:
+        ui.note(
+            f"Not offered: {words.plural(len(others), 'other training')} in these batches. “{others[0]['name']}”, "
+            f"for one: {others[0]['why_not']}."
+        )
+    return {"controls": chosen}
 
 
 def _prompts(datasets: dict[str, Json], intervention: str) -> Json:

@@ -42,7 +42,7 @@ def learning_rate(first: str, key: str | None = None) -> float:
 
 
 def _more(error: ApiRefused | None, given: Json) -> Json:
-    a, b, c = st.columns(3)
+    a, b, c, d = st.columns(4)
     with a:
         decay = st.number_input("Weight decay", 0.0, 1.0, given.get("weight_decay", 0.0), step=0.01)
         norm = st.number_input("Largest gradient norm", 0.01, 1e6, given.get("max_grad_norm", 1.0))
@@ -53,8 +53,18 @@ def _more(error: ApiRefused | None, given: Json) -> Json:
         ui.field_error(error, "warmup_steps")
     with c:
         longest = st.number_input("Longest answer, tokens", 1, 131_072, given.get("max_answer_length", 128))
-        every = st.number_input("Checkpoint every … steps", 1, 10**9, given.get("checkpoint_every", 20))
         ui.field_error(error, "max_answer_length")
+    with d:
+        every = st.number_input("Checkpoint every … steps", 1, 10**9, given.get("checkpoint_every", 20))
+        keep = st.number_input(
+            "Checkpoints kept at the end",
+            0,
+            1000,
+            given.get("keep_checkpoints", 1),
+            help="How many of the newest stay on disk beside the trained model once it is there. Each is at least as "
+            "large as the model (small with adapters). 0: only the model. While it runs, two are kept anyway.",
+        )
+        ui.field_error(error, "keep_checkpoints")
     hardware = _hardware(error, given) | _adapter(error, given) | _routers(error, given)
     trackers = st.multiselect(
         "Report every step to",
@@ -81,6 +91,7 @@ def _more(error: ApiRefused | None, given: Json) -> Json:
         "warmup_steps": warmup,
         "max_answer_length": longest,
         "checkpoint_every": every,
+        "keep_checkpoints": keep,
         "shuffle_batches": shuffle,
         "preserve_batches": preserve,
         "report_to": trackers,

@@ -123,7 +123,7 @@ def _left_out(api: Api, dataset: Json) -> None:
 
 
 def _delete_for_good(api: Api, dataset: Json) -> None:
-    with st.popover("Delete for good", icon=":material/delete_forever:", type="tertiary"):
+    with st.popover("Delete for good", icon=":material/delete_forever:"):
         ui.note("Deletes the prompts themselves: nothing brings them back. A set that a run uses cannot be deleted.")
         if not st.button("Delete these prompts for good"):
             return

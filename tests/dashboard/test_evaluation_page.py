@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from backend.store import tables as t
 from dashboard import effect_chart, ui
 from tests.dashboard.backdrop import MODEL, Backdrop
 from tests.dashboard.conftest import Open
@@ -87,6 +88,41 @@ def test_the_form_says_what_it_would_do_and_starts_it(empty: Backdrop, open_page
     next(b for b in at.button if "Start the evaluation" in b.label).click().run()
     [made] = empty.call("GET", "/evaluations")["items"]
     assert (made["status"], made["expert_set_id"]) == ("queued", chosen)
+
+
+def test_a_trained_model_is_asked_beside_trainings_of_random_experts(empty: Backdrop, open_page: Open) -> None:
+    empty.scan()
+    dataset = empty.call("POST", "/datasets/demo")["id"]
+    analysis = empty.analyse(dataset)
+    made = {}
+    for name, experts, more in (
+        ("real", [[1, 0], [2, 1]], {}),
+        ("random 1", [[1, 3], [2, 4]], {}),
+        ("random 2", [[1, 5], [2, 6]], {}),
+        ("faster", [[1, 6], [2, 7]], {"learning_rate": 0.5}),
+    ):
+        rule = {"name": f"set of {name}", "method": "manual", "experts": experts}
+        chosen = empty.call("POST", f"/analyses/{analysis}/expert-sets", json=rule)["id"]
+        made[name] = empty.train(analysis, expert_set_id=chosen, name=name, **more)
+    with empty.writing() as session:
+        scanned = session.get_one(t.Model, MODEL)
+        own = {c.key: getattr(scanned, c.key) for c in t.Model.__table__.columns}
+        for id_ in made.values():
+            session.add(t.Model(**own | {"id": f"training:{id_}"}))
+    at = open_page(empty.url, "/evaluation", model=f"training:{made['real']}")
+    assert f"real  (training:{made['real']})" in next(s for s in at.selectbox if s.label == "Model").options
+    field = next(m for m in at.multiselect if m.label == "Trainings of random experts, for comparison")
+    assert field.options == ["random 2  (set of random 2)", "random 1  (set of random 1)"]
+    assert "Not offered: 1 other training" in words(at)
+    assert "“faster”, for one: its learning_rate is 0.5, that of the evaluated training is 0.0001." in words(at)
+    assert "stands beside its base model only" in words(at)
+    field.set_value([made["random 1"], made["random 2"]]).run()
+    assert "4 arms × 100 prompts" in words(at)
+    assert "drawn at random is not checked" in words(at)
+    next(b for b in at.button if "Start the evaluation" in b.label).click().run()
+    [one] = empty.call("GET", "/evaluations")["items"]
+    arms = empty.call("GET", f"/evaluations/{one['id']}/arms")["items"]
+    assert [arm["model"] for arm in arms[2:]] == [f"training:{made[name]}" for name in ("random 1", "random 2")]
 
 
 def test_an_expert_set_leads_to_its_check(backdrop: Backdrop, ids: Ids, open_page: Open) -> None:

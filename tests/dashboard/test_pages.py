@@ -246,6 +246,7 @@ def test_a_training_starts_from_the_form(backdrop: Backdrop, ids: Ids, open_page
     at = open_page(backdrop.url, "/training", analysis=ids["analysis"])
     next(n for n in at.number_input if n.label == "Epochs").set_value(2).run()
     next(m for m in at.multiselect if m.label == "Report every step to").set_value(["mlflow"]).run()
+    next(n for n in at.number_input if n.label == "Checkpoints kept at the end").set_value(0).run()
     backdrop.beat()  # a worker is up, however long the tests before took
     next(b for b in at.button if b.label == "Start the training").click().run()
     assert "No worker that is up has mlflow: install it there" in words(at)
@@ -256,6 +257,7 @@ def test_a_training_starts_from_the_form(backdrop: Backdrop, ids: Ids, open_page
     made = backdrop.call("GET", "/trainings")["items"][0]
     assert made["params"]["epochs"] == 2
     assert made["params"]["report_to"] == ["mlflow"]
+    assert made["params"]["keep_checkpoints"] == 0
     assert made["mode"] == "selected"
     assert at.query_params["id"] == made["id"]
 

@@ -117,6 +117,17 @@ class EvaluationCreate(Request):
     name: Name | None = None
 
 
+class ControlTrainingOut(Answer):
+    """A finished training in the same batches. `why_not`: what keeps it from being a control; null: nothing does."""
+
+    id: str
+    name: str
+    expert_set_id: str
+    expert_set_name: str
+    n_experts: int
+    why_not: str | None
+
+
 class SeenByOut(Answer):
     """How many of the prompts and groups one analysis or training has used."""
 

@@ -342,6 +342,16 @@ def test_trainings_of_random_sets_stand_beside_a_trained_model_if_they_are_compa
         refused = submit(ready, 422, controls=controls, **body)
         assert refused["errors"][0]["loc"][:2] == ["body", "controls"]
         assert words in refused["errors"][0]["msg"]
+    offered = {one["id"]: one for one in ready.api.get(f"/trainings/{real}/controls")["items"]}
+    assert real not in offered
+    assert {id_ for id_, one in offered.items() if one["why_not"] is None} == {first, second}
+    assert offered[first]["n_experts"] == 2
+    assert offered[faster]["why_not"] == "its learning_rate is 0.5, that of the evaluated training is 0.0001"
+    for id_, one in offered.items():  # what the list says is what the evaluation does
+        submit(ready, 202 if one["why_not"] is None else 422, controls=[id_], **body)
+    page = ready.api.get(f"/trainings/{real}/controls", params={"limit": 2})
+    rest = ready.api.get(f"/trainings/{real}/controls", params={"cursor": page["next_cursor"]})
+    assert [one["id"] for one in page["items"] + rest["items"]] == list(offered)
     submit(ready, 404, controls=["tr_nowhere"], **body)
     refused = submit(ready, 422, controls=[first])
     assert "use intervention 'trained'" in refused["errors"][0]["msg"]
