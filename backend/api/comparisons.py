@@ -121,11 +121,11 @@ def _dry(compared: comparisons.Compared) -> dict[str, Any]:
 @router.get("")
 def get_all(
     here: Here,
-    asked: edge_runs.Filtered,
+    asked: edge_runs.Sorted,
     analysis_a: SideId = None,
     analysis_b: SideId = None,
 ) -> Listing[ComparisonOut]:
-    """List comparisons, newest first, without their matrices."""
+    """List comparisons, newest first if not asked otherwise, without their matrices."""
     with here.reading() as session:
         return edge_runs.listing(session, t.Comparison, asked, show_all, side_a=analysis_a, side_b=analysis_b)
 

@@ -161,7 +161,6 @@ def get_left_out(here: Here, dataset_id: PathId, page: Paged) -> Listing[LeftOut
 def patch(here: Here, dataset_id: PathId, body: RunnablePatch) -> DatasetOut:
     """Change name, tags or notes. The prompts, and so `sha256`, stay what they are."""
     with here.writing() as session:
-        datasets.get(session, dataset_id)
         return show(runs.patch(session, t.Dataset, dataset_id, edge_runs.changes(body)))
 
 
@@ -179,7 +178,6 @@ def delete(here: Here, dataset_id: PathId, for_good: ForGood = False) -> None:
 def undelete(here: Here, dataset_id: PathId) -> DatasetOut:
     """Bring a deleted prompt set back."""
     with here.writing() as session:
-        datasets.get(session, dataset_id)
         return show(runs.restore(session, t.Dataset, dataset_id))
 
 

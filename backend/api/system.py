@@ -42,6 +42,7 @@ def system(here: Here) -> SystemOut:
             versions={"python": platform.python_version()} | dict(_versions(_SHOWN)),
             models_dir_scanned=models.count(session),
             home_free_bytes=_free(here.settings.home),
+            deleted_days=here.settings.deleted_days,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Text, cast, delete, func, insert, select
 from sqlalchemy.orm import Session
 
-from backend.domain.errors import Conflict, NotFound
+from backend.domain.errors import Conflict
 from backend.domain.jobs import ACTIVE
 from backend.domain.plan import PlanRow
 from backend.domain.prompts import LabelMeaning, PromptSet
@@ -105,15 +105,12 @@ def add_rows(session: Session, dataset_id: str, values: Sequence[dict[str, Any]]
 
 def get(session: Session, dataset_id: str) -> t.Dataset:
     """Return a prompt set, deleted or not; one that is deleted for good is not there. Raises NotFound."""
-    dataset = session.get(t.Dataset, dataset_id)
-    if dataset is None or dataset.purged:
-        raise NotFound("dataset", dataset_id)
-    return dataset
+    return runs.get(session, t.Dataset, dataset_id)
 
 
 def get_ready(session: Session, dataset_id: str) -> t.Dataset:
     """Return a prompt set that is not deleted and whose rows are all there. Raises NotFound, Conflict."""
-    dataset = runs.get_live(session, t.Dataset, get(session, dataset_id).id)
+    dataset = runs.get_live(session, t.Dataset, dataset_id)
     if dataset.status == "failed":
         raise Conflict(f"The import of the prompt set {dataset.name!r} failed: import it again. {dataset.error or ''}")
     if dataset.status != "succeeded":

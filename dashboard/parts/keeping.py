@@ -45,7 +45,14 @@ def offer_restore(kind: str, run: Json) -> None:
     """On the page of one that is deleted: say so, and offer to bring it back. Shows nothing where it is not."""
     if not run["deleted_at"]:
         return
-    ui.card(f"Deleted {words.ago(run['deleted_at'])}", ["It is hidden from every list, but nothing of it is lost."])
+    days = ui.api().get("/system")["deleted_days"]
+    ui.card(
+        f"Deleted {words.ago(run['deleted_at'])}",
+        [
+            f"It is hidden from every list. {days:g} days after it was deleted it is removed for good, unless a run "
+            "that stays refers to it; until then it can be restored."
+        ],
+    )
     if st.button("Restore", icon=":material/undo:", type="primary"):
         try:
             ui.api().post(f"/{kind}/{run['id']}/undelete")

@@ -6,7 +6,7 @@ import streamlit as st
 
 from dashboard import fields, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import pager, prompt_sets, run_tables, ticking
+from dashboard.parts import kept_comparisons, pager, prompt_sets, run_tables, ticking
 
 PER_PAGE = 50
 STATES = {"": "any"} | {status: words.STATUS[status] for status in list(words.STATUS)[:5]}
@@ -45,6 +45,11 @@ def evaluations(api: Api) -> Found:
 def studies(api: Api) -> Found:
     """Show the studies; return those on the page and whether anything was asked for."""
     return _list(api, "studies", "study", lambda rows: run_tables.studies(rows, key="studies"))
+
+
+def comparisons(api: Api) -> Found:
+    """Show the kept comparisons; return those on the page and whether anything was asked for."""
+    return _list(api, "comparisons", "comparison", lambda rows: kept_comparisons.show(rows, key="kept-comparisons"))
 
 
 def datasets(api: Api) -> Found:

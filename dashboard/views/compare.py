@@ -2,21 +2,19 @@
 
 import streamlit as st
 
-from dashboard import address, ui, words
+from dashboard import address, ui
 from dashboard.client import Api, Json
-from dashboard.parts import comparison_view, keeping, published_tables, side_by_side_view, ticking, trainings_view
-from dashboard.table import Column, Row, cell, table
+from dashboard.parts import (
+    comparison_view,
+    keeping,
+    published_tables,
+    run_lists,
+    side_by_side_view,
+    ticking,
+    trainings_view,
+)
 
 NEWEST = 200  # how many analyses the form offers; older ones are found, and ticked, in their list
-KEPT = (
-    Column("name", "Comparison"),
-    Column("status", "Status", kind="status"),
-    Column("pairing", "Prompts"),
-    Column("drift", "Drift (RMS)", "right"),
-    Column("pool", "Pool", minor=True),
-    Column("tags", "Tags", minor=True),
-    Column("created", "Made", "right", minor=True),
-)
 
 
 def main() -> None:
@@ -24,7 +22,10 @@ def main() -> None:
     api = ui.api()
     kept = address.text("id")
     if kept:
-        one = api.get(f"/comparisons/{kept}")
+        one = api.get(f"/comparisons/{kept}", matrices=False)
+        if one["deleted_at"]:
+            _deleted(one)
+            return
         address.put(id=None, a=one["analysis_a"], b=one["analysis_b"], scope=one["scope"], pool=one["pool"])
     a, b = address.text("a"), address.text("b")
     several, trainings = (address.ids(name, ticking.MOST) for name in ("of", "trainings"))
@@ -36,6 +37,12 @@ def main() -> None:
         comparison_view.show(api, a, b)
     else:
         _choose(api, a)
+
+
+def _deleted(one: Json) -> None:
+    ui.page_title(one["name"])
+    ui.heading(one["name"], f"{one['analysis_a']} and {one['analysis_b']} · {one['id']}", one["status"])
+    keeping.offer_restore("comparisons", one)
 
 
 def _choose(api: Api, a: str | None) -> None:
@@ -87,34 +94,10 @@ def _form(analyses: list[Json], stored: list[Json], a: str | None) -> None:
 
 
 def _kept(api: Api) -> None:
-    found = api.get("/comparisons", limit=200)["items"]
-    if not found:
-        return
     st.subheader("Kept comparisons")
-    rows = []
-    for one in found:
-        kind = one["result"]["pairing"]["intervals"]
-        said = {"paired": "same plan", "unpaired": "other prompts"}.get(kind, "published table")
-        if one["has_intervals"]:
-            said += ", with intervals"
-        rows.append(
-            Row(
-                one["id"],
-                address.href("compare", a=one["analysis_a"], b=one["analysis_b"], scope=one["scope"], pool=one["pool"]),
-                {
-                    "name": cell(one["name"], hint=one["id"]),
-                    "status": cell(words.state(one["status"]), one["status"], one["error"]),
-                    "pairing": cell(said),
-                    "drift": cell(words.number(one["result"]["drift"]["rms"], 4), one["result"]["drift"]["rms"]),
-                    "pool": cell(one["pool"]),
-                    "tags": cell(", ".join(one["tags"])),
-                    "created": cell(words.ago(one["created_at"]), one["created_at"]),
-                },
-            )
-        )
-    opened = table(KEPT, rows, key="kept-comparisons", label="Kept comparisons")
-    if opened:
-        address.go("compare", id=opened)
+    found, asked = run_lists.comparisons(api)
+    if not (found or asked):
+        ui.note("None yet: a comparison is kept, with a name, tags and notes, from its own page.")
 
 
 ui.show(main)

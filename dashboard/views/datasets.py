@@ -96,7 +96,7 @@ def _one(api: Api, dataset: Json) -> None:
     _left_out(api, dataset)
     if dataset["status"] != "failed":
         _rows(api, dataset)
-    with st.expander("Record: name, tags, notes; delete"):
+    with st.expander("Record: name, tags, notes, delete"):
         keeping.show(api, "datasets", dataset)
         _delete_for_good(api, dataset)
 

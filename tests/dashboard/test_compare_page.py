@@ -142,3 +142,23 @@ def test_a_finished_training_offers_to_measure_its_model_on_the_same_plan(
     assert newest["model"] == f"training:{training}"
     assert newest["params"]["plan_of"] == origin
     assert newest["plan"]["digest"] == backdrop.call("GET", f"/analyses/{origin}")["plan"]["digest"]
+
+
+def test_kept_comparisons_are_found_by_their_tag_and_a_deleted_one_is_restored(
+    backdrop: Backdrop, pair: Ids, open_page: Open
+):
+    body = {"analysis_a": pair["a"], "analysis_b": pair["b"], "pool": "pooled"}
+    made = backdrop.call("POST", "/comparisons", json=body)["id"]
+    backdrop.call("PATCH", f"/comparisons/{made}", json={"name": "Pooled", "tags": ["pilot"]})
+    [row] = tables(open_page(backdrop.url, "/compare", tag="pilot"))["Kept comparisons"]["rows"]
+    assert (row["id"], row["cells"]["name"]["t"]) == (made, "Pooled · pilot")
+    assert "No comparison matches" in words(open_page(backdrop.url, "/compare", q="nothing like it"))
+    backdrop.call("DELETE", f"/comparisons/{made}")
+    [row] = tables(open_page(backdrop.url, "/compare", status="deleted"))["Kept comparisons"]["rows"]
+    assert row["href"] == f"/compare?id={made}"
+    at = open_page(backdrop.url, "/compare", id=made)
+    assert "hidden from every list" in words(at)
+    next(b for b in at.button if b.label == "Restore").click().run()
+    assert backdrop.call("GET", f"/comparisons/{made}")["deleted_at"] is None
+    assert len(heatmaps(at)) == 3, "the comparison itself"
+    backdrop.call("DELETE", f"/comparisons/{made}")  # the backdrop is shared

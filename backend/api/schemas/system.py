@@ -48,7 +48,7 @@ class WorkerOut(Answer):
 
 
 class SystemOut(Answer):
-    """The whole installation."""
+    """The whole installation. `deleted_days`: how long what is deleted can be restored."""
 
     version: str
     database: DatabaseOut
@@ -57,3 +57,4 @@ class SystemOut(Answer):
     versions: dict[str, str]
     models_dir_scanned: int
     home_free_bytes: int
+    deleted_days: float

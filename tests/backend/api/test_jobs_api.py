@@ -131,3 +131,4 @@ def test_the_system_page_counts_what_waits(api: Api, queued: dict, settings: Set
     assert found["database"]["size_bytes"] > 0
     assert found["versions"]["python"]
     assert found["home_free_bytes"] > 0
+    assert found["deleted_days"] == 7
