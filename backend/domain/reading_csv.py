@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from backend.domain.errors import InvalidInput
 from backend.domain.reading_lines import MAX_LINE, TOO_LONG, Opened, RawRow, check_columns, lines, reason
@@ -27,28 +28,54 @@ def _delimiter(line: str) -> str:
     return max(",\t;", key=outside.count)
 
 
+class _TooLong(Exception):
+    """One record is longer than a row may be."""
+
+
+class _Lines:
+    """The lines of a file as csv.reader takes them: no more of them for one record than a row may have."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._lines = lines(file)
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from here: a record begins."""
+        self._taken, self.too_long = 0, False
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        if line is None:
+            self.too_long = True
+            return "\n"
+        self._taken += len(line)
+        if self._taken > MAX_LINE:
+            raise _TooLong
+        return line
+
+
 def _records(path: Path, delimiter: str) -> Iterator[list[str] | str]:
     """Yield the cells of each record that is not blank or, as text, why it cannot be read."""
-    too_long = False
-
-    def text_lines() -> Iterator[str]:
-        nonlocal too_long
-        for line in lines(file):
-            too_long = too_long or line is None
-            yield "\n" if line is None else line
-
     with path.open("rb") as file:
-        reader = csv.reader(text_lines(), delimiter=delimiter, strict=True)
+        source = _Lines(file)
+        reader = csv.reader(source, delimiter=delimiter, strict=True)
         while True:
-            too_long = False
+            source.begin()
             try:
                 cells = next(reader)
             except StopIteration:
                 return
-            except csv.Error as error:
-                yield TOO_LONG if too_long else f"It is not CSV ({reason(error)}): is a quote left open or not doubled?"
+            except _TooLong:
+                yield TOO_LONG
                 continue
-            if too_long:
+            except csv.Error as error:
+                why = f"It is not CSV ({reason(error)}): is a quote left open or not doubled?"
+                yield TOO_LONG if source.too_long else why
+                continue
+            if source.too_long:
                 yield TOO_LONG
             elif any(cell.strip() for cell in cells):
                 yield cells

@@ -1,12 +1,13 @@
 """JSON lines and JSON arrays, object by object. NaN, infinities and keys that stand twice in one object are refused."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from backend.domain.prompts import is_storable
-from backend.domain.reading_lines import MAX_LINE, TOO_LONG, Cells, Opened, RawRow, lines, reason, shown
+from backend.domain.reading_lines import MAX_LINE, TOO_LONG, Cells, Opened, RawRow, lines, reason, repeated, shown
 
 
 def open_jsonl(path: Path) -> Opened:
@@ -26,8 +27,7 @@ def _no_constant(name: str) -> Any:
 def _unique(pairs: list[tuple[str, Any]]) -> Cells:
     cells = dict(pairs)
     if len(cells) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"the key {shown(next(name for name in names if names.count(name) > 1))} is there twice")
+        raise ValueError(f"the key {shown(repeated(name for name, _ in pairs) or '')} is there twice")
     if broken := next((name for name in cells if not is_storable(name)), None):
         raise ValueError(f"the key {shown(broken)} holds NUL or text that is not UTF-8")
     return cells
@@ -57,6 +57,9 @@ def _line_cells(line: str) -> Cells | str:
         return f"It is not a JSON object: {reason(error)}."
 
 
+_SPACE = re.compile(r"\s*")
+
+
 class _Window:
     """A moving window on a text file that always holds MAX_LINE characters behind `at`, while the file has them."""
 
@@ -69,8 +72,7 @@ class _Window:
         while True:
             self._fill()
             start = self.at
-            while self.at < len(self.text) and self.text[self.at].isspace():
-                self.at += 1
+            self.at = _SPACE.match(self.text, start).end()  # type: ignore[union-attr]  # it matches nothing, too
             if self.at < len(self.text) or start == self.at:
                 self._fill()
                 return self.text[self.at : self.at + 1]

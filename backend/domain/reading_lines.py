@@ -1,6 +1,6 @@
 """What every reader of prompt files shares: limits, the shape of a raw row, and decoding lines in bounded memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -8,7 +8,7 @@ from backend.domain.errors import InvalidInput
 from backend.domain.prompts import is_storable
 
 MAX_LINE = 1 << 20
-"""Longest line or JSON object in bytes; longest CSV field, message or other text in characters."""
+"""Longest line or JSON object in bytes; longest CSV record, message or other text in characters."""
 TOO_LONG = f"It is longer than {MAX_LINE:,} bytes, the most that one row may have."
 BOM = b"\xef\xbb\xbf"
 
@@ -28,12 +28,21 @@ class Opened:
 
 def check_columns(names: list[str]) -> list[str]:
     """Return the names. Raises InvalidInput where one value would hide another or a name is no text."""
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
+    if (twice := repeated(names)) is not None:
         raise InvalidInput(f"The column {shown(twice)} is there twice: give every column a name of its own.")
     if broken := next((name for name in names if not is_storable(name)), None):
         raise InvalidInput(f"The column name {shown(broken)} holds NUL or text that is not UTF-8.")
     return names
+
+
+def repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that was there before. There may be a hundred thousand of them."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def shown(text: str) -> str:

@@ -1,9 +1,14 @@
 """Files, models and texts that are made to break in: nothing of them runs, fills the memory or becomes markup."""
 
+import contextlib
 import csv
 import io
 import pickle
 import resource
+import select
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,7 @@ from backend.settings import Settings
 from tests import test_secrets
 from tests.backend import seeding
 from tests.backend.api import test_reports_api as reports
-from tests.backend.api.test_hostile_uploads import MOST, Growth, gzip_bomb, one_line, parquet_bomb
+from tests.backend.api.test_hostile_uploads import MOST, Growth, gzip_bomb, one_line, one_record, parquet_bomb
 from tests.backend.domain.test_hostile_files import zipped
 from tests.backend.domain.test_pickled_tables import harmful
 from tests.live import Live
@@ -78,6 +83,84 @@ def test_no_bomb_fills_the_memory(attack, tmp_path: Path) -> None:
             case.attempt(answer.is_success)
         assert live.get("/datasets")["items"] == []
     assert case.zeros
+
+
+def test_no_line_of_a_gigabyte_fills_the_memory(attack, tmp_path: Path) -> None:
+    case = attack(
+        "one line or record of a gigabyte",
+        "CSV and JSONL: announced, sent without a length, and 500 MB of it; refused with 413, or with 422 and the "
+        "row, and the memory of API and reader grows by less than 100 MB; a gigabyte on disk is read the same way",
+    )
+    form = {"name": "x", "label_meaning": "harmless_harmful"}
+    with Live(tmp_path / "home") as live:
+        live.start_backend()
+        live.client.timeout = 300
+        for make in (one_line, one_record, one_cell):
+            name = make(path := tmp_path / "endless", 500 * 2**20)
+            growth = Growth(live.processes["backend"].pid)
+            with growth.watched(), path.open("rb") as file, case.recovering():
+                answer = live.client.post("/datasets", files={"file": (name, file)}, data=form)
+            named = answer.status_code == 422 and answer.json()["errors"][0]["loc"]
+            case.attempt(not named or growth.own > MOST or growth.child > 3 * MOST)
+        for announced in (True, False):
+            growth = Growth(live.processes["backend"].pid)
+            with growth.watched(), case.recovering():
+                said = pour(live, 2**30, announced=announced)
+            case.attempt(not said.startswith("HTTP/1.1 413") or growth.own > MOST)
+        assert live.get("/datasets")["items"] == []
+    for make in (one_line, one_record, one_cell):
+        name = make(path, 2**30)
+        said, grown = read_apart(path, name)
+        case.attempt("longer than" not in said or grown > MOST)
+    assert case.zeros
+
+
+def one_cell(path: Path, size: int) -> str:
+    with path.open("wb") as file:
+        file.write(b"prompt,label\n")
+        for _ in range(size // 2**20):
+            file.write(b"x" * 2**20)
+    return "a.csv"
+
+
+def pour(live: Live, size: int, *, announced: bool) -> str:
+    """Send a multipart body of one endless line until the server answers; return its status line."""
+    head = "Content-Type: multipart/form-data; boundary=b\r\n"
+    head += f"Content-Length: {size}\r\n" if announced else "Transfer-Encoding: chunked\r\n"
+    token = live.client.headers["Authorization"]
+    part = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\nprompt,label\n'
+    with socket.create_connection(("127.0.0.1", live.port), timeout=60) as connection:
+        address = f"POST /api/v1/datasets HTTP/1.1\r\nHost: 127.0.0.1:{live.port}\r\n"
+        connection.sendall(f"{address}Authorization: {token}\r\n{head}\r\n".encode())
+        with contextlib.suppress(ConnectionError):
+            for number in range(size // 2**20):
+                if select.select([connection], [], [], 0)[0]:
+                    break
+                piece = part if number == 0 else b"x" * 2**20
+                connection.sendall(piece if announced else b"%x\r\n%b\r\n" % (len(piece), piece))
+        return connection.recv(4096).decode().partition("\r\n")[0]
+
+
+READ = """
+import resource, sys
+from pathlib import Path
+from backend.domain.errors import ImportRefused
+from backend.domain.prompts import LabelMeaning
+from backend.domain.reading import SourceFile, check_files
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    check_files([SourceFile(Path(sys.argv[1]), sys.argv[2])], LabelMeaning.from_text("harmless_harmful"))
+except ImportRefused as error:
+    print(error.problems[0].message)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def read_apart(path: Path, name: str) -> tuple[str, int]:
+    """Read a file in a process of its own; return what it says, and by how many bytes its memory grew."""
+    command = [sys.executable, "-c", READ, str(path), name]
+    *said, kilobytes = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return " ".join(said), 1024 * int(kilobytes)
 
 
 def test_no_chat_template_runs_on_or_reaches_out(attack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,13 +70,22 @@ def reader(live: Live, tmp_path_factory: pytest.TempPathFactory) -> int:
     return growth.child
 
 
-def one_line(path: Path) -> str:
+def one_line(path: Path, size: int = LINE) -> str:
     with path.open("wb") as file:
         file.write(b'{"prompt": "')
-        for _ in range(LINE // 2**20):
+        for _ in range(size // 2**20):
             file.write(b"x" * 2**20)
         file.write(b'", "label": "safe"}\n')
     return "a.jsonl"
+
+
+def one_record(path: Path, size: int = LINE) -> str:
+    """A CSV record that never ends, of lines and cells that are short enough."""
+    with path.open("wb") as file:
+        file.write(b'prompt,label\n"a\n')
+        for _ in range(size // 2**19):
+            file.write(b'","' + b"x" * (2**19 - 4) + b"\n")
+    return "a.csv"
 
 
 def parquet_bomb(path: Path) -> str:
@@ -96,7 +105,7 @@ def gzip_bomb(path: Path) -> str:
     return "a.csv"
 
 
-@pytest.fixture(scope="module", params=[one_line, parquet_bomb, gzip_bomb], ids=lambda made: made.__name__)
+@pytest.fixture(scope="module", params=[one_line, one_record, parquet_bomb, gzip_bomb], ids=lambda made: made.__name__)
 def bomb(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A file, and the name it is sent under; each is made once."""
     path = tmp_path_factory.mktemp("bomb") / "bomb"

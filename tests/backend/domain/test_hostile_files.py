@@ -89,6 +89,49 @@ def test_a_line_without_an_end_is_refused_in_bounded_memory(tmp_path, name):
     assert peak < 12 << 20
 
 
+ENDLESS = {  # records that go on over any number of lines, none of them long: (what the file begins with, a line)
+    "cells": (b'prompt,label\n"a\n', b'","' + b"x" * 50_000 + b"\n"),
+    "empty cells": (b'prompt,label\n"a\n', b'","' * 20_000 + b"\n"),
+    "one cell": (b'prompt,label\n"a\n', b"x" * 50_000 + b"\n"),
+    "the header": (b'prompt,label,"a\n', b'","' + b"x" * 50_000 + b"\n"),
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_csv_record_without_an_end_is_refused_in_bounded_memory_and_the_rows_before_it_are_read(tmp_path, name):
+    head, line = ENDLESS[name]
+    path = tmp_path / "a.csv"
+    with path.open("wb") as file:
+        file.write(head.replace(b"label\n", b"label\nfirst,unsafe\n"))
+        for _ in range((32 << 20) // len(line)):
+            file.write(line)
+    tracemalloc.start()
+    with pytest.raises(ImportRefused) as error:
+        check_files([SourceFile(path, "a.csv")], MEANING)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "longer than" in error.value.problems[0].message
+    assert error.value.problems[0].row == (0 if name == "the header" else 2)
+    assert peak < 24 << 20
+
+
+def test_a_record_of_many_lines_that_fits_is_read_whatever_came_before(tmp_path):
+    text = "line\n" * 30_000
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,label\n" + "".join(f'"{n} {text}",{("safe", "unsafe")[n % 2]}\n' for n in range(20)))
+    assert check_files([SourceFile(path, "a.csv")], MEANING).settled.n_rows == 20
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_a_hundred_thousand_columns_are_compared_in_one_pass(tmp_path, name):
+    columns = [f"c{n}" for n in range(90_000)]
+    csv = ",".join(columns) + "\n" + "," * 89_999 + "\n"
+    pairs = ", ".join(f'"{column}": 1' for column in [*columns[:60_000], columns[59_999]])
+    (problem, *_) = refused(tmp_path, name, (csv if name == "a.csv" else "{" + pairs + "}\n").encode())
+    assert "No column looks like a prompt" in problem.message or "'c59999' is there twice" in problem.message
+    assert len(problem.message) < 5000
+
+
 def test_a_parquet_file_that_unpacks_to_a_thousand_times_its_size_is_refused_unread(tmp_path, monkeypatch):
     monkeypatch.setattr(reading_parquet, "MAX_UNPACKED", 1 << 20)
     out = io.BytesIO()
