@@ -75,11 +75,24 @@ def context(browser: Browser, served: tuple[str, int], request: pytest.FixtureRe
     assert foreign == []
 
 
+COMPLETE = """() => {
+  const every = (what, holds) => [...document.querySelectorAll(what)].every(holds);
+  return document.documentElement.style.getPropertyValue('--rp-on-primary')
+    && !document.querySelector('[data-testid=stSkeleton]')
+    && every('.rp-play, .rp-table, .rp-samples, .rp-share', one => one.childNodes.length)
+    && every('.rp-plot', one => one.dataset.title && one.querySelector('.main-svg'));
+}"""
+"""The theme's colours are passed on, no part of Streamlit is still missing, and every component's script has run."""
+
+AS_DRAWN = "[data-stale=true] { opacity: 1 !important; transition: none !important; }"
+"""Streamlit fades what a script takes longer than half a second to draw anew, as a busy machine's do."""
+
+
 def settle(page: Page) -> None:
-    """Wait until the page has run and its plots are drawn."""
+    """Wait until the page has run and is drawn as a whole."""
     expect(page.locator(".rp-head, .rp-card").first).to_be_visible(timeout=30_000)
     page.wait_for_selector("[data-testid=stApp][data-test-script-state=notRunning]", timeout=30_000)
-    page.wait_for_function("[...document.querySelectorAll('.rp-plot')].every(p => p.querySelector('.main-svg'))")
+    page.wait_for_function(COMPLETE)
 
 
 @pytest.mark.parametrize("context", ["light", "dark"], indirect=True)
@@ -91,6 +104,7 @@ def test_axe_finds_nothing_serious_on_any_page(context: BrowserContext, served, 
         settle(page)
         for box in page.locator(".rp-behind:not([hidden]) summary").all()[:2]:
             box.click()
+        page.add_style_tag(content=AS_DRAWN)
         page.evaluate(AXE)
         result = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
         assert result["passes"], "axe looked at something"
