@@ -30,6 +30,7 @@ TITLES = {
     409: "Not in this state",
     413: "Too large",
     422: "Invalid input",
+    429: "Too many at once",
     500: "Internal error",
     503: "Try again shortly",
 }

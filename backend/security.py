@@ -1,4 +1,4 @@
-"""Who may talk to the API: one token, known hosts, known origins, bounded bodies. Deny by default.
+"""Who may talk to the API: one token, known hosts, known origins, bounded bodies, few guesses. Deny by default.
 
 The token guards against other users of the machine; the Host list against DNS rebinding; the Origin list against
 other people's web pages. Not covered: transport encryption (put a reverse proxy in front), several users.
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backend.domain.errors import InvalidInput
 from backend.errors import problem
+from backend.limits import UNGUESSABLE, AtOnce, TooMany, WrongTokens
 from backend.settings import Settings
 
 OPEN_PATHS = frozenset({"/health", "/docs", "/openapi.json"})
@@ -131,6 +132,7 @@ class Gate:
         self._token = _Token(settings)
         self._hosts = allowed_hosts(settings)
         self._origins = allowed_origins(settings)
+        self._wrong, self._at_once = WrongTokens(), AtOnce()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here. Web sockets are not served."""
@@ -140,21 +142,26 @@ class Gate:
             return await send({"type": "websocket.close", "code": 1008})
         headers = Headers(scope=scope)
         limit = MAX_UPLOAD_BYTES if scope["path"] in UPLOAD_PATHS else MAX_BODY_BYTES
-        refusal = self._refusal(scope["path"], headers, limit)
-        if refusal is None:
-            return await self.app(scope, _bounded(receive, limit), send)
+        address = (scope.get("client") or ("",))[0]
+        try:
+            refusal = self._refusal(scope["path"], headers, limit, address)
+            if refusal is None:
+                with self._at_once.one(scope["method"], scope["path"]):
+                    return await self.app(scope, _bounded(receive, limit), send)
+        except TooMany as error:
+            again = {"Retry-After": str(error.seconds)}
+            return await problem(429, str(error), headers=again)(scope, receive, send)
         status, detail = refusal
         extra = {"WWW-Authenticate": "Bearer"} if status == 401 else None
         return await problem(status, detail, headers=extra)(scope, receive, send)
 
-    def _refusal(self, path: str, headers: Headers, limit: int) -> tuple[int, str] | None:
+    def _refusal(self, path: str, headers: Headers, limit: int, address: str) -> tuple[int, str] | None:
         if _hostname(headers.get("host", "")) not in self._hosts:
             return 403, "This server does not answer under that host name; set ROUTEPRINT_API_URL to the one you use."
         origin = headers.get("origin")
         if origin is not None and origin.lower() not in self._origins:
             return 403, "Pages of that origin may not call this server."
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if path not in OPEN_PATHS and not (scheme.lower() == "bearer" and self._token.fits(given.strip())):
+        if path not in OPEN_PATHS and not self._is_let_in(headers.get("authorization", ""), address):
             return 401, "Send the header `Authorization: Bearer <token>`; `routeprint token` prints the token."
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
@@ -162,6 +169,20 @@ class Gate:
         if int(length[:20]) > limit:
             return 413, _too_large(limit)
         return None
+
+    def _is_let_in(self, authorization: str, address: str) -> bool:
+        """Tell whether the token is right, and count a wrong one. Raises TooMany while its address has to wait."""
+        scheme, _, given = authorization.partition(" ")
+        given = given.strip()
+        if not given or scheme.lower() != "bearer":
+            return False  # nothing was guessed
+        seconds = self._wrong.wait(address)
+        if (not seconds or len(given) >= UNGUESSABLE) and self._token.fits(given):
+            return True
+        if seconds:
+            raise TooMany("Too many wrong tokens came from this address: wait, then send the right one.", seconds)
+        self._wrong.add(address)
+        return False
 
 
 def _hostname(value: str) -> str:

@@ -35,10 +35,12 @@ PROBLEMS: dict[int | str, dict[str, object]] = {
         409: "The thing is not in a state in which this is possible.",
         413: "The request is too large.",
         422: "A field does not fit; `errors` says which.",
+        429: "Too many wrong tokens from this address, or too many uploads or event streams at once.",
         503: "The database is busy; nothing was changed.",
     }.items()
 }
 """Documented on every route under /api/v1."""
+PROBLEMS[429]["headers"] = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}}
 
 
 @dataclass(frozen=True, slots=True)
