@@ -275,12 +275,18 @@ def test_a_folder_in_which_a_process_still_trains_waits_for_the_next_purge(world
 
 def test_the_backend_removes_by_itself_what_was_deleted_before_the_window(world):
     delete_long_ago(world.engine, [world.training])
+    with reading(world.engine) as session:
+        jobs = list(session.scalars(select(t.Job.id).where(t.Job.subject_id == world.training)))
+        others = list(session.scalars(select(t.Job.id).where(t.Job.subject_id == world.context)))
     app = create_app(world.settings)
     with TestClient(app, base_url="http://127.0.0.1:8321", headers={"Authorization": f"Bearer {TOKEN}"}) as client:
+        queue = app.state.edge.queue
         until = time.monotonic() + 30
         while client.get(f"/api/v1/trainings/{world.training}").status_code != 404 and time.monotonic() < until:
             time.sleep(0.05)
         app.state.edge.children.join()
+        assert (len(jobs), queue.states(jobs)) == (1, {})
+        assert len(queue.states(others)) == 1
     assert not world.folder.exists()
     assert world.training not in rows(world.engine)
 
