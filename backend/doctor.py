@@ -8,7 +8,7 @@ import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from backend.domain.errors import NotSupported
 from backend.services import answers_as_routeprint, local_api_url, port_taken, services_of
 from backend.settings import Settings
 from backend.store.engine import make_engine
+from backend.store.migrate import check_encoding
 
 LOW_DISK_BYTES = 2_000_000_000
 _PARTS = {
@@ -161,12 +162,14 @@ def _check_server(name: str, url: str) -> Check:
     shown = make_url(url)
     where = f"{shown.database} at {shown.host or 'its socket'}:{shown.port or 5432}"
     try:
-        engine = make_engine(url)
-        with closing(engine.connect()) as connection:
-            number = connection.scalar(text("SHOW server_version"))
-            room = int(connection.scalar(text("SHOW max_connections")) or 0)
-            taken = connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL"))
-        engine.dispose()
+        with ExitStack() as stack:
+            engine = make_engine(url)
+            stack.callback(engine.dispose)
+            check_encoding(engine)
+            with closing(engine.connect()) as connection:
+                number = connection.scalar(text("SHOW server_version"))
+                room = int(connection.scalar(text("SHOW max_connections")) or 0)
+                taken = connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE client_port IS NOT NULL"))
     except NotSupported as error:
         return Check(name, "wrong", str(error))
     except DBAPIError as error:

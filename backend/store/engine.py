@@ -72,7 +72,11 @@ def _server_engine(url: URL) -> Engine:
             url.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args={"connect_timeout": _CONNECT_SECONDS, "application_name": "routeprint"},
+            connect_args={
+                "connect_timeout": _CONNECT_SECONDS,
+                "application_name": "routeprint",
+                "client_encoding": "utf8",  # else text comes as bytes from a database that says SQL_ASCII
+            },
         )
     except ModuleNotFoundError as error:
         raise NotSupported(

@@ -15,7 +15,7 @@ from filelock import FileLock
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from backend.domain.errors import Unreachable
+from backend.domain.errors import NotSupported, Unreachable
 from backend.store.engine import make_engine, shared_engine, wait_for
 
 START_SECONDS = 60.0
@@ -31,9 +31,13 @@ def _config(connection: Connection) -> Config:
 
 
 def upgrade(url: str) -> None:
-    """Create or upgrade the tables at this URL. Safe to call from every process at its start. Raises Unreachable."""
+    """Create or upgrade the tables at this URL. Safe to call from every process at its start.
+
+    Raises Unreachable, and NotSupported for a database that cannot hold all text.
+    """
     engine = shared_engine(url)
     reach(engine)
+    check_encoding(engine)
     file = engine.url.database if engine.dialect.name == "sqlite" else None
     lock: Any = FileLock(f"{file}.migrate.lock") if file and file != ":memory:" else nullcontext()
     with lock, engine.connect() as connection:
@@ -58,6 +62,20 @@ def reach(engine: Engine, seconds: float = START_SECONDS) -> None:
             f"{str(error.orig).strip()}. Is the server up, does the database exist, and are user and password in "
             "ROUTEPRINT_DATABASE_URL and ROUTEPRINT_JOBS_URL right?"
         ) from None
+
+
+def check_encoding(engine: Engine) -> None:
+    """Raise NotSupported for a PostgreSQL database that is not in UTF-8: prompts come in every script."""
+    if engine.dialect.name != "postgresql":
+        return
+    with engine.connect() as connection:
+        found = connection.scalar(text("SHOW server_encoding"))
+    if found != "UTF8":
+        name = engine.url.database
+        raise NotSupported(
+            f"The database {name!r} holds text in {found}, and prompts come in every script. Make one in UTF-8: "
+            f"createdb --template=template0 --encoding=UTF8 {name}."
+        )
 
 
 def revise(message: str) -> None:

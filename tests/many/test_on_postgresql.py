@@ -42,6 +42,16 @@ def test_the_migrations_make_exactly_the_tables_that_the_code_names(engine: Engi
         assert compare_metadata(MigrationContext.configure(connection), t.Base.metadata) == []
 
 
+def test_a_database_that_cannot_hold_all_text_is_refused_by_name(postgres: Postgres) -> None:
+    url = postgres.database("template0 ENCODING 'SQL_ASCII' LOCALE 'C'")
+    with pytest.raises(NotSupported, match=r"SQL_ASCII.*--encoding=UTF8 test_"):
+        upgrade(url)
+    shared_engine(url).dispose()
+    checked = check_database("tables", url)
+    assert (checked.state, "SQL_ASCII" in checked.found) == ("wrong", True)
+    postgres.drop(url)
+
+
 def test_ten_services_that_start_at_once_make_the_tables_once(url: str) -> None:
     failed: list[BaseException] = []
 
