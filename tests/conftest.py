@@ -1,8 +1,9 @@
-"""What tests of several rooms share: a real Chromium, a real PostgreSQL."""
+"""What tests of several rooms share: no deadlines, a real Chromium, a real PostgreSQL."""
 
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
 for _name in list(os.environ):
     if _name.startswith("ROUTEPRINT_") and not _name.startswith("ROUTEPRINT_TEST_"):
         del os.environ[_name]
+
+with suppress(ModuleNotFoundError):  # the environment of the vLLM tests has no Hypothesis
+    from hypothesis import settings
+
+    settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
+    settings.load_profile("untimed")
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 FLAGS += ["--disable-component-update", "--disable-sync"]

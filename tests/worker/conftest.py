@@ -1,17 +1,13 @@
-"""What tests of the worker share: one thread, no deadlines, a small study in a home folder of its own."""
+"""What tests of the worker share: one thread, a small study in a home folder of its own."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import settings
 
 from backend.settings import get_settings
 from tests.worker.study import Study, open_study
-
-settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
-settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True, scope="session")
