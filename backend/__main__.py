@@ -1,7 +1,9 @@
 """`python -m backend`: the API, served by uvicorn."""
 
+import ctypes
 import logging
 import sys
+from contextlib import suppress
 
 import uvicorn
 
@@ -13,6 +15,8 @@ from backend.settings import get_settings
 
 log = logging.getLogger("routeprint.backend")
 
+_M_ARENA_MAX, _ARENAS = -8, 2
+
 
 def main() -> None:
     """Serve until SIGTERM or SIGINT; requests in hand are finished first."""
@@ -21,6 +25,7 @@ def main() -> None:
         check_bind(settings)
     except InvalidInput as error:
         sys.exit(f"routeprint: {error}")
+    share_arenas()
     logs.configure(settings.log_format, settings.log_level)
     try:
         app = create_app(settings)
@@ -37,6 +42,16 @@ def main() -> None:
         server_header=False,
         timeout_graceful_shutdown=5,  # an open event stream would hold the door for ever
     )
+
+
+def share_arenas() -> None:
+    """Have all threads share two arenas of glibc's allocator.
+
+    With an arena of its own each thread keeps what its requests freed: an API that fifty dashboards poll grew by 80 MiB
+    in ten minutes and held 400. Another libc has no such arenas.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def analyse(live: Live, n_batches: int, name: str) -> tuple[float, float]:
     start = time.monotonic()
     id_ = live.post("/analyses", dataset_id=dataset["id"], model=sleeping.MODEL, statistics=False)["id"]
     begun, done_then = live.until(lambda: (d := _done(live, id_)) and (time.monotonic(), d))
-    ended = live.until(lambda: _done(live, id_) == n_batches and time.monotonic())
+    ended = live.until(lambda: _done(live, id_) == n_batches and time.monotonic(), seconds=3600)
     assert live.finished(f"/analyses/{id_}")["status"] == "succeeded"
     return n_batches / (time.monotonic() - start), (n_batches - done_then) / (ended - begun)
 
