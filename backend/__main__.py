@@ -48,7 +48,7 @@ def share_arenas() -> None:
     """Have all threads share two arenas of glibc's allocator.
 
     With an arena of its own each thread keeps what its requests freed: an API that fifty dashboards poll grew by 80 MiB
-    in ten minutes and held 400. Another libc has no such arenas.
+    in ten minutes and held 690, with two arenas by 21 and held 375 (SQLite). Another libc has no such arenas.
     """
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
