@@ -40,6 +40,7 @@ def main() -> None:
         log_config=None,  # its lines come out as ours do
         access_log=False,  # ours holds no query
         server_header=False,
+        proxy_headers=False,  # else who guesses the token names another address each time (limits.py)
         timeout_graceful_shutdown=5,  # an open event stream would hold the door for ever
     )
 

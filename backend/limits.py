@@ -57,7 +57,8 @@ def _network(address: str) -> str:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:  # a socket of the file system, a test client
         return address
-    return address if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
+    found = getattr(found, "ipv4_mapped", None) or found
+    return str(found) if found.version == 4 else str(ipaddress.ip_network((found, 64), strict=False))
 
 
 MOST_AT_ONCE = {"uploads": 8, "event streams": 64}

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
+from backend import __main__ as backend_main
 from backend import limits
 from backend.api.app import create_app
 from backend.limits import MOST_AT_ONCE, MOST_WRONG, WINDOW_SECONDS, WrongTokens
@@ -53,6 +55,30 @@ def test_a_long_token_is_let_in_from_an_address_that_waits(client: TestClient):
     said = [get(guesser, f"{n:040d}").status_code for n in range(MOST_WRONG + 2)]
     assert said == [401] * MOST_WRONG + [429, 429]
     assert get(guesser, TOKEN).status_code == 200
+
+
+def test_nobody_says_himself_which_address_he_comes_from(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    served: list[uvicorn.Config] = []
+    monkeypatch.setattr(backend_main, "get_settings", lambda: settings)
+    monkeypatch.setattr(backend_main.logs, "configure", lambda *_: None)
+    monkeypatch.setattr(backend_main.logs, "adopt", lambda *_: None)
+    monkeypatch.setattr(uvicorn, "run", lambda app, **words: served.append(uvicorn.Config(app, **words)))
+    backend_main.main()
+    served[0].load()
+    local = TestClient(served[0].loaded_app, base_url="http://127.0.0.1:8321", client=("127.0.0.1", 1))
+    for n in range(MOST_WRONG + 1):
+        words = {"Authorization": f"Bearer guess-{n}", "X-Forwarded-For": f"10.0.0.{n}"}
+        said = local.get(SYSTEM, headers=words).status_code
+    assert said == 429
+
+
+def test_an_ipv4_address_on_a_socket_of_both_kinds_is_an_address_of_its_own():
+    wrong = WrongTokens()
+    for _ in range(MOST_WRONG):
+        wrong.add("::ffff:10.0.0.1")
+    assert wrong.wait("::ffff:10.0.0.1") > 0
+    assert wrong.wait("10.0.0.1") > 0
+    assert (wrong.wait("::ffff:10.0.0.2"), wrong.wait("::1")) == (0, 0)
 
 
 def test_requests_without_a_token_are_no_guesses(short: TestClient):
