@@ -84,15 +84,13 @@ def create(here: Here, analysis_id: PathId, body: StatisticsCreate, idempotency_
 def get_all(
     here: Here,
     analysis_id: PathId,
-    page: Paged,
+    asked: edge_runs.Filtered,
     scope: ScopeWord | None = None,
     pool: PoolWord | None = None,
-    deleted: edge_runs.Deleted = False,
 ) -> Listing[StatisticsOut]:
     """List the statistics of an analysis, newest first."""
     with here.reading() as session:
         runs.get(session, t.Analysis, analysis_id)
-        asked = edge_runs.Wanted(page, deleted=deleted)
         own = {"analysis_id": analysis_id, "scope": scope, "pool": pool}
         return edge_runs.listing(session, t.Statistics, asked, show_all, **own)
 

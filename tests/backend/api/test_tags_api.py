@@ -95,6 +95,17 @@ def test_tags_to_choose_from_are_those_of_what_is_not_deleted(api: Api, engine):
     api.get("/tags", 422, params={"of": "jobs"})
 
 
+def test_statistics_and_context_runs_are_listed_by_tag_within_their_analysis(api: Api, engine):
+    seeding.add_model(engine)
+    analysis = api.analysis(api.dataset()["id"])["id"]
+    seeding.measure(engine, analysis)
+    for noun in ("statistics", "context"):
+        made = api.post(f"/analyses/{analysis}/{noun}", 202, json={})["id"]
+        api.call("PATCH", f"/{noun}/{made}", json={"tags": ["b"]})
+        listed = {tag: api.get(f"/analyses/{analysis}/{noun}", params={"tag": tag})["items"] for tag in "ab"}
+        assert ([one["id"] for one in listed["b"]], listed["a"]) == ([made], [])
+
+
 @pytest.mark.parametrize("of", LISTS)
 def test_every_list_takes_a_tag_and_has_tags_to_choose_from(api: Api, of: str):
     assert api.get(f"/{of}", params={"tag": "none"})["items"] == []
