@@ -1,7 +1,8 @@
 """What the doctor can put right: each repair says first what it would do, and how much room that gives.
 
-Only what is certain: nothing of a run that the tables know, nothing that changed within the last day, and nothing at
-all where the tables cannot be read. Not covered: damaged databases (`routeprint restore`).
+Only what is certain: nothing of a run that the tables know, nothing that changed within the last day, and nothing where
+the tables cannot be read or hold no run from before and from after it: another database may know it, one that a
+variable names which is not set here. Not covered: damaged databases (`routeprint restore`).
 """
 
 import os
@@ -12,10 +13,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from sqlalchemy import inspect, make_url, select
+from sqlalchemy import func, inspect, make_url, select
 from sqlalchemy.orm import Session
 
 from backend.services import answers_as_routeprint, local_api_url
@@ -59,13 +61,24 @@ def orphans(settings: Settings) -> Iterator[Repair]:
     if known is None:
         return
     for folder in found:
-        if folder.name not in known and _is_quiet(folder):
+        changed = _changed(folder)
+        quiet = time.time() - changed > QUIET_SECONDS
+        if folder.name not in known.trainings and quiet and known.first < changed < known.last:
             what = f"artifacts of {folder.name}, which the tables do not know"
             yield Repair(what, size_of(folder), lambda folder=folder: remove_unless_held(folder))  # type: ignore[misc]
 
 
-def _known(settings: Settings) -> set[str] | None:
-    """Return the ids of all trainings; None where the tables are not there or cannot be read."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the tables know. trainings: their ids. first, last: when their oldest and newest run or prompt set began."""
+
+    trainings: set[str]
+    first: float
+    last: float
+
+
+def _known(settings: Settings) -> _Known | None:
+    """Return what the tables know; None where they are not there, cannot be read or hold nothing."""
     url = make_url(settings.tables_url)
     if url.get_backend_name() == "sqlite" and not Path(url.database or "").exists():
         return None
@@ -75,16 +88,20 @@ def _known(settings: Settings) -> set[str] | None:
             return None
         with Session(engine) as session:
             models = session.scalars(select(t.Model.id).where(t.Model.id.startswith("training:")))
-            return {*session.scalars(select(t.Training.id)), *(id_.removeprefix("training:") for id_ in models)}
+            trainings = {*session.scalars(select(t.Training.id)), *(id_.removeprefix("training:") for id_ in models)}
+            tables = (*t.RUNS.values(), t.Dataset)
+            times = [session.execute(select(func.min(x.created_at), func.max(x.created_at))).one() for x in tables]
+        began = [datetime.fromisoformat(at).timestamp() for pair in times for at in pair if at is not None]
+        return _Known(trainings, min(began), max(began)) if began else None
     except Exception:
         return None
     finally:
         engine.dispose()
 
 
-def _is_quiet(folder: Path) -> bool:
-    newest = max(f.lstat().st_mtime for f in (folder, *folder.rglob("*")))
-    return time.time() - newest > QUIET_SECONDS
+def _changed(folder: Path) -> float:
+    """Return when anything in a folder changed last."""
+    return max(f.lstat().st_mtime for f in (folder, *folder.rglob("*")))
 
 
 def remove_unless_held(folder: Path) -> bool:

@@ -4,6 +4,7 @@ import os
 import sqlite3
 import time
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,19 @@ from backend.store.migrate import upgrade
 def settings(tmp_path: Path) -> Settings:
     made = Settings(home=tmp_path / "home", port=1)
     upgrade(made.tables_url)
+    in_use(made, 10 * QUIET_SECONDS)
+    in_use(made, 0)
     return made
+
+
+def in_use(settings: Settings, age: float) -> None:
+    """Record that a prompt set was imported so many seconds ago."""
+    at = (datetime.now(UTC) - timedelta(seconds=age)).isoformat(timespec="microseconds")
+    counts = dict.fromkeys(("n_rows", "n_safe", "n_unsafe", "n_duplicates"), 0)
+    with writing(shared_engine(settings.tables_url)) as session:
+        row = t.Dataset(id=t.new_id("ds"), name="n", sha256="0" * 64, label_meaning={}, files=[], **counts)
+        row.created_at = at
+        session.add(row)
 
 
 def artifact(settings: Settings, name: str, *, age: float = 2 * QUIET_SECONDS) -> Path:
@@ -73,6 +86,19 @@ def test_nothing_is_an_orphan_where_the_tables_cannot_be_read(tmp_path: Path) ->
     folder = artifact(settings, "tr_1")
     assert repair(settings) == []
     sqlite_path(settings.tables_url).write_bytes(b"no database" * 1000)
+    assert repair(settings) == []
+    assert folder.exists()
+
+
+@pytest.mark.parametrize("ages", [(), (0,), (30, 20), (9, 0)], ids=["empty", "new", "left", "begun later"])
+def test_nothing_is_an_orphan_where_the_tables_were_not_in_use_before_and_after_it(
+    tmp_path: Path, ages: tuple[int, ...]
+) -> None:
+    settings = Settings(home=tmp_path / "home", port=1)
+    upgrade(settings.tables_url)
+    for age in ages:
+        in_use(settings, age * QUIET_SECONDS)
+    folder = artifact(settings, "tr_1", age=10 * QUIET_SECONDS)
     assert repair(settings) == []
     assert folder.exists()
 
