@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from sqlalchemy import make_url
+from sqlalchemy import inspect, make_url, update
 
 from backend.domain.errors import Conflict, InvalidInput, NotSupported
 from backend.settings import Settings
-from backend.store.tables import utcnow
+from backend.store import tables as t
+from backend.store.engine import make_engine, writing
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -89,7 +90,7 @@ def backup(settings: Settings, target: Path, *, force: bool = False) -> Contents
         raise Conflict(f"There is nothing to back up below {settings.home}: no database has been made yet.")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    manifest = {"format": FORMAT, "version": version("routeprint"), "created_at": utcnow(), "files": {}}
+    manifest = {"format": FORMAT, "version": version("routeprint"), "created_at": t.utcnow(), "files": {}}
     files: dict[str, dict[str, str | int]] = {}
     try:
         with (
@@ -147,7 +148,8 @@ def _present(settings: Settings) -> list[Path]:
 def restore(settings: Settings, source: Path, *, force: bool = False) -> Contents:
     """Put a backup in place; with `force`, over what is there. Everything is checked before anything is replaced.
 
-    The services must be stopped. Raises Conflict if data would be overwritten, InvalidInput if the backup is damaged.
+    What was deleted can be brought back for its whole time again. The services must be stopped. Raises Conflict if data
+    would be overwritten, InvalidInput if the backup is damaged.
     """
     if not source.is_file():
         raise InvalidInput(f"There is no file {source}.")
@@ -160,6 +162,7 @@ def restore(settings: Settings, source: Path, *, force: bool = False) -> Content
     with tempfile.TemporaryDirectory(dir=settings.home, prefix="restore-") as name:
         scratch = Path(name)
         manifest = _unpack(source, scratch)
+        _delete_anew(scratch / _TABLES)
         for inside, target in _databases(settings):
             _replace_database(scratch / inside, target)
         if settings.artifacts_path.exists():
@@ -167,6 +170,19 @@ def restore(settings: Settings, source: Path, *, force: bool = False) -> Content
         if (scratch / _ARTIFACTS).exists():
             (scratch / _ARTIFACTS).rename(settings.artifacts_path)
     return _contents(manifest)
+
+
+def _delete_anew(tables: Path) -> None:
+    """Date all deletions now: what was deleted before the backup may be what it is restored for."""
+    if not tables.exists():
+        return
+    engine = make_engine(f"sqlite:///{tables}")
+    with writing(engine) as session:
+        for table in (*t.RUNS.values(), t.Dataset):
+            if inspect(session.connection()).has_table(table.__tablename__):
+                deleted = update(table).where(table.deleted_at.is_not(None))
+                session.execute(deleted.values(deleted_at=t.utcnow()))
+    engine.dispose()
 
 
 def _replace_database(copy: Path, target: Path) -> None:

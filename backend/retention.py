@@ -6,6 +6,7 @@ orphan for `routeprint doctor --repair`. Not covered: what lies in common or els
 trackers), and giving SQLite's pages back to the disk (repairs.py).
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,11 +14,14 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from backend.domain.retention import reached
 from backend.repairs import remove_unless_held, size_of
 from backend.settings import Settings
 from backend.store import purging
 from backend.store.engine import reading, writing
 from backend.store.purging import Going
+
+log = logging.getLogger(__name__)
 
 PURGE_EVERY_SECONDS = 3600.0
 
@@ -49,18 +53,23 @@ def purge(
     """Remove what was deleted more than this many days ago (None: the setting), and yield it one by one.
 
     forget: tells the queue to forget jobs. stopped: asked often; the next purge takes up what it leaves half done, and
-    runs in whose folder a process still trains.
+    runs in whose folder a process still trains or that cannot be removed, with what they stand on.
     """
     with reading(engine) as session:
         if not purging.going(session, _until(settings, days)):
             return
+    waiting: set[str] = set()
     for one in _marked(settings, engine, days):
+        if one.id in waiting:
+            continue
         folder = _folder(settings, one)
         with reading(engine) as session:
             freed = Freed(one, purging.bytes_of(session, one), _size(folder))
         if not purging.remove_rows(engine, one, stopped):
             return
-        if folder.is_dir() and not remove_unless_held(folder):
+        if not _remove(folder):
+            with reading(engine) as session:
+                waiting |= reached(purging.references(session), {one.id})
             continue
         forget(purging.job_ids(engine, one))
         with writing(engine) as session:
@@ -81,6 +90,15 @@ def _until(settings: Settings, days: float | None) -> str:
 def _folder(settings: Settings, one: Going) -> Path:
     """Return where a run's files lie: checkpoints, the model, logs of trackers. Only trainings have any."""
     return settings.artifacts_path / "trainings" / one.id
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a run's folder, if it has one; return whether it is gone."""
+    try:
+        return not folder.is_dir() or remove_unless_held(folder)
+    except OSError as error:
+        log.warning("%s cannot be removed; it will be tried again: %s", folder, error)
+        return False
 
 
 def _size(folder: Path) -> int:

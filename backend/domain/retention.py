@@ -10,10 +10,15 @@ def removable(references: Mapping[str, Collection[str]], expired: Collection[str
     references: {thing: what it refers to}, of all things. Things that refer to each other go together or stay together.
     """
     gone = set(expired)
-    kept = references.keys() - gone
-    todo = list(kept)
+    return gone - reached(references, references.keys() - gone)
+
+
+def reached(references: Mapping[str, Collection[str]], some: Collection[str]) -> set[str]:
+    """Return these things and all that they refer to, through any number of references."""
+    found = set(some)
+    todo = list(found)
     while todo:
-        found = gone.intersection(references.get(todo.pop(), ())) - kept
-        kept |= found
-        todo += found
-    return gone - kept
+        new = set(references.get(todo.pop(), ())) - found
+        found |= new
+        todo += new
+    return found

@@ -2,9 +2,9 @@
 
 A run goes once it has been deleted for long enough and nothing that stays refers to it, directly or through others: a
 training keeps its analysis and its expert set, an evaluation the training whose model it asked, a comparison both of
-its sides, a study its runs. What stays is every run that is not deleted, or that can still be restored. Statistics and
-expert sets are parts of their analysis: they keep nothing by themselves and go with it, and one that a kept run uses
-keeps the analysis. So users and what they use go together once all of them are deleted, and not before.
+its sides, a study its runs. What stays is every run that is not deleted, or that can still be restored. Statistics,
+context runs and expert sets are parts of their analysis: they keep nothing by themselves and go with it, and one that a
+kept run uses keeps the analysis. So users and what they use go together once all of them are deleted, and not before.
 
 Removal begins with a mark on everything that goes (`purged`), in one transaction: from then on nobody finds it,
 restores it or starts work on it. Then its rows go, bit by bit; then its files (backend/retention.py); then its head.
@@ -48,6 +48,7 @@ NAMING = _PROMPTS + _USED
 _NAME = re.compile(r"\b[a-z]{2,3}_[0-9a-f]{12}\b|\b[0-9a-f]{64}\b")  # an id, or statistics by the digest of a rule
 _TABLES = list(reversed(t.Base.metadata.sorted_tables))  # users before what they use
 _KEPT: dict[str, type[t.Kept]] = {**t.RUNS, "prompt set": t.Dataset}
+_PARTS: dict[str, type[t.Statistics] | type[t.Context]] = {"statistics": t.Statistics, "context": t.Context}
 _HEADS = {table.__table__ for table in _KEPT.values()}
 
 
@@ -77,12 +78,12 @@ def references(session: Session) -> dict[str, set[str]]:
         found[study_id].add(str(run_id))
     for id_, analysis_id in session.execute(select(t.ExpertSet.id, t.ExpertSet.analysis_id)):
         found[analysis_id].add(id_)
-    s = t.Statistics
-    for id_, analysis_id, sha256, deleted_at in session.execute(select(s.id, s.analysis_id, s.sha256, s.deleted_at)):
-        if deleted_at is None:
+    for part in _PARTS.values():
+        for id_, analysis_id in session.execute(select(part.id, part.analysis_id).where(part.deleted_at.is_(None))):
             found[analysis_id].add(id_)
-        if sha256 is not None:
-            found[sha256].add(id_)
+    s = t.Statistics
+    for id_, sha256 in session.execute(select(s.id, s.sha256).where(s.sha256.is_not(None))):
+        found[str(sha256)].add(id_)
     return dict(found)
 
 
@@ -105,9 +106,11 @@ def _expired(session: Session, until: str) -> dict[str, Going]:
     for kind, table in _KEPT.items():
         query = select(table.id, table.name).where((table.deleted_at <= until) | table.purged)
         found |= {id_: Going(kind, id_, name) for id_, name in session.execute(query.with_for_update())}
-    s = t.Statistics
-    parts = select(s.id, s.name).where(s.analysis_id.in_(found), s.status.not_in(ACTIVE)).with_for_update()
-    return found | {id_: Going("statistics", id_, name) for id_, name in session.execute(parts)}
+    analyses = list(found)
+    for kind, part in _PARTS.items():
+        parts = select(part.id, part.name).where(part.analysis_id.in_(analyses), part.status.not_in(ACTIVE))
+        found |= {id_: Going(kind, id_, name) for id_, name in session.execute(parts.with_for_update())}
+    return found
 
 
 def mark(session: Session, until: str) -> list[Going]:

@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 
 from backend import retention
 from backend.api.app import create_app
-from backend.backup import sqlite_path
+from backend.backup import backup, restore, sqlite_path
 from backend.cli import app as commands
 from backend.settings import Settings, get_settings
-from backend.store import imports, purging
+from backend.store import imports, purging, runs
 from backend.store import tables as t
 from backend.store.engine import make_engine, reading, writing
 from tests.backend.api.calls import Api
@@ -106,18 +106,14 @@ def test_after_the_window_rows_and_files_are_gone_and_nobody_finds_the_run(world
 
 
 def test_what_a_kept_run_refers_to_stays_until_that_goes_too(world):
-    delete_long_ago(world.engine, [world.other])  # the training uses its expert set, the comparison and the context it
+    delete_long_ago(world.engine, [world.other])  # the training uses its expert set, the comparison the analysis
     assert purge(world.settings, world.engine) == []
     assert world.api.get(f"/expert-sets/{world.chosen}")["id"] == world.chosen
-    delete_long_ago(world.engine, [world.comparison, world.context])
-    assert set(purge(world.settings, world.engine)) == {world.comparison, world.context}
+    delete_long_ago(world.engine, [world.comparison])
+    assert purge(world.settings, world.engine) == [world.comparison]
     delete_long_ago(world.engine, [world.training])
-    gone = purge(world.settings, world.engine)  # and with the analysis its parts: statistics, expert sets
-    assert gone == [world.training, world.statistics, world.other] or gone == [
-        world.statistics,
-        world.training,
-        world.other,
-    ]
+    *gone, last = purge(world.settings, world.engine)  # with the analysis its parts: statistics, context, expert sets
+    assert (set(gone), last) == ({world.training, world.statistics, world.context}, world.other)
     world.api.get(f"/expert-sets/{world.chosen}", 404)
 
 
@@ -195,7 +191,7 @@ def keep_only(world: SimpleNamespace, folder: Path, kept: set[str]) -> None:
         before = rows(engine)
         delete_long_ago(engine, before.keys() - kept)
         gone = set(purge(settings, engine))
-        assert gone <= before.keys() - kept | {world.statistics}  # a part, which goes with its analysis
+        assert gone <= before.keys() - kept | {world.statistics, world.context}  # parts, which go with their analysis
         assert rows(engine) == {id_: n for id_, n in before.items() if id_ not in gone}
         check_whole(settings, engine, world)
         assert purge(settings, engine) == []
@@ -204,7 +200,7 @@ def keep_only(world: SimpleNamespace, folder: Path, kept: set[str]) -> None:
 def test_each_run_alone_keeps_all_that_it_stands_on(world, tmp_path):
     of_the_study = {run["role"]: run["id"] for run in world.api.get(f"/studies/{world.study}")["runs"]}
     alone = [of_the_study[role] for role in ("analysis", "evaluation")]
-    alone += [world.study, world.training, world.comparison, world.context]
+    alone += [world.study, world.training, world.comparison]
     for id_ in alone:
         keep_only(world, tmp_path / "copy", {id_})
 
@@ -264,13 +260,39 @@ def test_a_run_whose_removal_was_cut_off_is_found_by_nobody(world):
     assert purge(world.settings, world.engine) == [world.training]
 
 
-def test_a_folder_in_which_a_process_still_trains_waits_for_the_next_purge(world):
-    delete_long_ago(world.engine, [world.training])
+def test_a_folder_in_which_a_process_still_trains_waits_for_the_next_purge_with_what_the_run_stands_on(world):
+    doomed = {world.training, world.statistics, world.comparison, world.context, world.other}
+    delete_long_ago(world.engine, doomed)
     with FileLock(world.folder / ".lock"):
-        assert purge(world.settings, world.engine) == []
+        assert world.comparison in purge(world.settings, world.engine)
     assert world.folder.is_dir()
-    assert purge(world.settings, world.engine) == [world.training]
+    left = doomed & rows(world.engine).keys()
+    assert {world.training, world.other} <= left
+    assert set(purge(world.settings, world.engine)) == left
     assert not world.folder.exists()
+
+
+def test_a_folder_that_cannot_be_removed_stops_no_other_removal(world, monkeypatch):
+    fresh = world.api.dataset(3, name="another")["id"]
+    delete_long_ago(world.engine, [world.training, fresh])
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda folder: Path("/nowhere").stat())
+        assert purge(world.settings, world.engine) == [fresh]
+    assert purge(world.settings, world.engine) == [world.training]
+
+
+def test_what_was_deleted_before_a_backup_can_be_restored_from_it_for_the_whole_time(world, tmp_path):
+    delete_long_ago(world.engine, [world.training, world.dataset])
+    backup(world.settings, tmp_path / "all.tar")
+    assert purge(world.settings, world.engine) == [world.training]
+    restored = Settings(home=tmp_path / "restored", token=TOKEN)
+    restore(restored, tmp_path / "all.tar")
+    engine = make_engine(restored.tables_url)
+    assert purge(restored, engine) == []
+    with writing(engine) as session:
+        assert runs.restore(session, t.Training, world.training).deleted_at is None
+        assert session.get_one(t.Analysis, world.base).deleted_at is None
+    engine.dispose()
 
 
 def test_the_backend_removes_by_itself_what_was_deleted_before_the_window(world):

@@ -12,7 +12,7 @@ from backend.store.arrays import pack
 from backend.store.engine import make_engine, reading
 from backend.store.imports import to_purge
 from backend.store.migrate import _config, upgrade
-from backend.store.tables import AnalysisPlan, Base, BatchRouting, BatchSample, Dataset
+from backend.store.tables import Analysis, AnalysisPlan, Base, BatchRouting, BatchSample, Dataset, utcnow
 from tests.backend.store.older_rows import insert_older
 
 
@@ -56,6 +56,15 @@ def test_a_prompt_set_that_was_deleted_before_there_was_an_undo_stays_deleted_fo
         kept = session.get_one(Dataset, "ds_1")
         assert (kept.purged, kept.tags, kept.notes) == (deleted_at is not None, [], "")
     assert list(to_purge(engine)) == (["ds_1"] if deleted_at else [])
+    engine.dispose()
+
+
+def test_a_run_that_was_deleted_long_ago_can_be_restored_for_the_whole_time_after_the_upgrade(tmp_path: Path) -> None:
+    before = utcnow()
+    engine = make_engine(older(tmp_path / "schema.sqlite3", analyses={"deleted_at": "2026-01-02T00:00:00"}))
+    with reading(engine) as session:
+        kept = session.get_one(Analysis, "an_1")
+        assert (kept.purged, before <= (kept.deleted_at or "") <= utcnow()) == (False, True)
     engine.dispose()
 
 

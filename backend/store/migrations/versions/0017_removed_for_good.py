@@ -1,5 +1,7 @@
 """Runs whose removal has begun say so, as prompt sets do: nobody finds them, and they cannot be restored."""
 
+from datetime import UTC, datetime
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,8 +14,12 @@ _RUNS = ("analyses", "statistics", "comparisons", "contexts", "trainings", "eval
 
 
 def upgrade() -> None:
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
     for table in _RUNS:
         op.add_column(table, sa.Column("purged", sa.Boolean(), nullable=False, server_default=sa.false()))
+        runs = sa.table(table, sa.column("deleted_at", sa.String()))
+        # until now one could be restored for ever, so the days in which it still can be begin here
+        op.execute(runs.update().where(runs.c.deleted_at.is_not(None)).values(deleted_at=now))
 
 
 def downgrade() -> None:
