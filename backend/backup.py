@@ -178,7 +178,7 @@ def _delete_anew(tables: Path) -> None:
         return
     engine = make_engine(f"sqlite:///{tables}")
     with writing(engine) as session:
-        for table in (*t.RUNS.values(), t.Dataset):
+        for table in t.KEPT.values():
             if inspect(session.connection()).has_table(table.__tablename__):
                 deleted = update(table).where(table.deleted_at.is_not(None))
                 session.execute(deleted.values(deleted_at=t.utcnow()))

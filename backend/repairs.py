@@ -89,8 +89,8 @@ def _known(settings: Settings) -> _Known | None:
         with Session(engine) as session:
             models = session.scalars(select(t.Model.id).where(t.Model.id.startswith("training:")))
             trainings = {*session.scalars(select(t.Training.id)), *(id_.removeprefix("training:") for id_ in models)}
-            tables = (*t.RUNS.values(), t.Dataset)
-            times = [session.execute(select(func.min(x.created_at), func.max(x.created_at))).one() for x in tables]
+            ends = [select(func.min(kept.created_at), func.max(kept.created_at)) for kept in t.KEPT.values()]
+            times = [session.execute(query).one() for query in ends]
         began = [datetime.fromisoformat(at).timestamp() for pair in times for at in pair if at is not None]
         return _Known(trainings, min(began), max(began)) if began else None
     except Exception:

@@ -47,9 +47,8 @@ NAMING = _PROMPTS + _USED
 """Columns of runs and expert sets that name what they stand on; `params` is the request, and names all that it used."""
 _NAME = re.compile(r"\b[a-z]{2,3}_[0-9a-f]{12}\b|\b[0-9a-f]{64}\b")  # an id, or statistics by the digest of a rule
 _TABLES = list(reversed(t.Base.metadata.sorted_tables))  # users before what they use
-_KEPT: dict[str, type[t.Kept]] = {**t.RUNS, "prompt set": t.Dataset}
 _PARTS: dict[str, type[t.Statistics] | type[t.Context]] = {"statistics": t.Statistics, "context": t.Context}
-_HEADS = {table.__table__ for table in _KEPT.values()}
+_HEADS = {table.__table__ for table in t.KEPT.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +62,13 @@ class Going:
     @property
     def table(self) -> type[t.Kept]:
         """Where its head is."""
-        return _KEPT[self.kind]
+        return t.KEPT[self.kind]
 
 
 def references(session: Session) -> dict[str, set[str]]:
     """Return {run or expert set: ids that it refers to}, all of them; an analysis refers to its parts, too."""
     found: defaultdict[str, set[str]] = defaultdict(set)
-    things: list[type[t.Kept] | type[t.ExpertSet]] = [*_KEPT.values(), t.ExpertSet]
+    things: list[type[t.Kept] | type[t.ExpertSet]] = [*t.KEPT.values(), t.ExpertSet]
     for table in things:
         columns = [getattr(table, name) for name in NAMING if hasattr(table, name)]
         for id_, *values in session.execute(select(table.id, *columns)):
@@ -103,7 +102,7 @@ def going(session: Session, until: str) -> list[Going]:
 
 def _expired(session: Session, until: str) -> dict[str, Going]:
     found: dict[str, Going] = {}
-    for kind, table in _KEPT.items():
+    for kind, table in t.KEPT.items():
         query = select(table.id, table.name).where((table.deleted_at <= until) | table.purged)
         found |= {id_: Going(kind, id_, name) for id_, name in session.execute(query.with_for_update())}
     analyses = list(found)
@@ -116,7 +115,7 @@ def _expired(session: Session, until: str) -> dict[str, Going]:
 def mark(session: Session, until: str) -> list[Going]:
     """Begin the removal of what goes, and return it. Nobody finds any of it once this has landed."""
     found = going(session, until)
-    for kind, table in _KEPT.items():
+    for kind, table in t.KEPT.items():
         ids = [one.id for one in found if one.kind == kind]
         values = {"purged": True, "deleted_at": func.coalesce(table.deleted_at, t.utcnow())}
         session.execute(update(table).where(table.id.in_(ids)).values(values))

@@ -13,7 +13,7 @@ from backend.store import tags
 from backend.store.paging import Key, Page, page
 
 Kept = TypeVar("Kept", bound=t.Kept)
-_NOUNS: dict[type[t.Kept], str] = {table: kind for kind, table in t.RUNS.items()} | {t.Dataset: "prompt set"}
+_NOUNS = {table: noun for noun, table in t.KEPT.items()}
 
 
 def noun(table: type[t.Kept]) -> str:

@@ -31,6 +31,7 @@ from backend.store.schema.trainings import Study, StudyRun, Training, TrainingEx
 from backend.store.schema.work import Attempt, IdempotencyKey, Job, JobLog, Tally, Worker
 
 __all__ = [
+    "KEPT",
     "RUNS",
     "Analysis",
     "AnalysisAggregate",
@@ -83,3 +84,6 @@ RUNS: dict[str, type[Run]] = {
     "study": Study,
 }
 """Kind of job -> what it works on. A kind is also the noun for one such thing."""
+
+KEPT: dict[str, type[Kept]] = {**RUNS, "prompt set": Dataset}
+"""Noun -> what people list, tag, delete and bring back."""

@@ -11,13 +11,12 @@ from backend.store.engine import reading, writing
 from tests.backend import playing, seeding
 from tests.backend.api.calls import Api
 
-KEPT: dict[str, type[t.Kept]] = {**t.RUNS, "prompt set": t.Dataset}
 LONG_AGO = "2026-01-01T00:00:00.000000+00:00"
 
 
 def delete_long_ago(engine: Engine, ids: Iterable[str]) -> None:
     with writing(engine) as session:
-        for table in KEPT.values():
+        for table in t.KEPT.values():
             session.execute(update(table).where(table.id.in_(list(ids))).values(deleted_at=LONG_AGO))
 
 
@@ -25,7 +24,7 @@ def rows(engine: Engine) -> dict[str, dict[str, int]]:
     """Return how many rows each run and prompt set has, its head among them: {id: {table: rows}}."""
     found: dict[str, dict[str, int]] = {}
     with reading(engine) as session:
-        for kind, table in KEPT.items():
+        for kind, table in t.KEPT.items():
             for id_ in session.scalars(select(table.id)):
                 places = purging.rows_of(purging.Going(kind, id_, ""))
                 counts = {

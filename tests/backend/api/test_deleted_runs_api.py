@@ -26,7 +26,7 @@ from backend.store import tables as t
 from backend.store.engine import make_engine, reading, writing
 from tests.backend.api.calls import Api
 from tests.backend.api.conftest import TOKEN
-from tests.backend.worlds import KEPT, build, delete_long_ago, rows
+from tests.backend.worlds import build, delete_long_ago, rows
 
 NOUNS = {"prompt set": "datasets", "analysis": "analyses", "study": "studies", "statistics": "statistics"}
 
@@ -356,7 +356,7 @@ def test_the_command_says_what_would_go_and_then_the_disk_has_the_room(world, mo
 
 
 def test_every_way_in_which_a_run_can_refer_to_another_is_looked_at():
-    heads = {table.__table__ for table in (*KEPT.values(), t.ExpertSet)}
+    heads = {table.__table__ for table in (*t.KEPT.values(), t.ExpertSet)}
     for table in heads:
         for key in table.foreign_keys:
             assert key.column.table not in heads or key.parent.name in purging.NAMING
