@@ -1,4 +1,4 @@
-"""Two thin components of the batch page: the list of samples, and the buttons and keys that walk through batches."""
+"""Two thin components: the list of a batch's samples, and the buttons and keys that walk through batches or steps."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -73,8 +73,12 @@ def samples(
     )
 
 
-def player(at: int, last: int, *, of: str, key: str, on_to: Callable[[int], None]) -> None:
+def player(
+    at: int, last: int, *, of: str, key: str, on_to: Callable[[int], None], first: int = 0, noun: str = "batch"
+) -> None:
     """Show Previous, Next and Play, and listen for the arrow keys. on_to: a place is wanted; of: what is walked.
+
+    Places go from `first` to `last`; noun: what each of them is.
 
     All of it in the browser, which alone knows what was asked for before the page shows it: of two quick clicks on a
     button of Streamlit's, both would ask for the same place.
@@ -85,4 +89,4 @@ def player(at: int, last: int, *, of: str, key: str, on_to: Callable[[int], None
         if target is not None:
             on_to(int(target))
 
-    _player(key=key, data={"at": at, "last": last, "of": of}, on_to_change=moved)
+    _player(key=key, data={"at": at, "first": first, "last": last, "of": of, "noun": noun}, on_to_change=moved)

@@ -7,7 +7,6 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import words
 from dashboard.assets import read
 from dashboard.client import Json
 
@@ -38,10 +37,6 @@ class Column:
     sort: tuple[tuple[str, str], ...] = ()
 
 
-EXPERT = Column("expert", "Expert", kind="short")
-"""The column of `expert_cell`."""
-
-
 def cell(text: object, value: object = None, hint: str | None = None, ends: Sequence[float | None] = ()) -> Json:
     """Return one cell: what is shown, what it sorts by, its tooltip, and for a whisker the ends of the interval.
 
@@ -55,11 +50,6 @@ def cell(text: object, value: object = None, hint: str | None = None, ends: Sequ
     if ends:
         made["e"] = [_there(end) for end in ends]
     return made
-
-
-def expert_cell(layer: int, expert: int, hint: str | None = None) -> Json:
-    """Return the cell that names an expert, sorted by layer, then by number."""
-    return cell(words.expert(layer, expert), layer * 100_000 + expert, hint)
 
 
 def _there(value: Any) -> Any:

@@ -1,4 +1,4 @@
-// Walking through batches: by a button, by itself and by the arrow keys. Where a key means something already (a slider, a
+// Walking through batches or steps: by a button, by itself and by the arrow keys. Where a key means something already (a slider, a
 // list of choices, a heatmap, a field), it keeps that meaning.
 
 const OTHERS = 'input, textarea, select, [role=slider], [role=radio], [role=radiogroup], [role=tab], [role=menu], [role=listbox], ' +
@@ -15,13 +15,13 @@ export default function ({data, parentElement, setTriggerValue}) {
   const show = () => {
     play.textContent = S.playing ? '❚❚ Pause' : '▶ Play';
     play.setAttribute('aria-pressed', String(S.playing));
-    play.title = `${S.playing ? 'Stop' : 'Show one batch after the other'}. The arrow keys walk through the batches too.`;
-    play.disabled = S.data.last < 1;
-    back.disabled = S.walk.place() <= 0;
+    play.title = `${S.playing ? 'Stop' : `Show one ${S.data.noun} after the other`}. The arrow keys walk too.`;
+    play.disabled = S.data.last <= S.data.first;
+    back.disabled = S.walk.place() <= S.data.first;
     on.disabled = S.walk.place() >= S.data.last;
   };
   S.go = by => {
-    const target = Math.max(0, Math.min(S.data.last, S.walk.place() + by));
+    const target = Math.max(S.data.first, Math.min(S.data.last, S.walk.place() + by));
     if (target === S.walk.place()) return;
     S.walk.ask(target);
     S.send('to', target);
@@ -38,7 +38,7 @@ export default function ({data, parentElement, setTriggerValue}) {
     if (S.playing) { S.stop(); return; }
     S.playing = true;
     show();
-    if (S.data.at >= S.data.last) S.go(-S.data.last); else S.go(1);
+    if (S.data.at >= S.data.last) S.go(S.data.first - S.data.last); else S.go(1);
   };
   back.onclick = () => { S.stop(); S.go(-1); };
   on.onclick = () => { S.stop(); S.go(1); };

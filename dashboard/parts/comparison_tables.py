@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from dashboard import address, ui, words
+from dashboard import ui, words
 from dashboard.client import Json
 from dashboard.data import Matrix
-from dashboard.table import EXPERT, Column, Row, cell, expert_cell, table
+from dashboard.parts import expert_tables
+from dashboard.table import Column, Row, cell, table
 
 DIRECTIONS = {"unsafe": "fires more on unsafe", "safe": "fires more on safe", "both": "either way"}
 
@@ -24,7 +25,7 @@ def movers(found: Json, low: Matrix | None, high: Matrix | None, trained: set[tu
         return
     largest = abs(rows[0]["difference"]) or 1.0
     columns = (
-        EXPERT,
+        expert_tables.EXPERT,
         Column("difference", "b − a", "right", "bar", max=largest),
         Column("a", "risk_diff in a", "right"),
         Column("b", "risk_diff in b", "right"),
@@ -35,7 +36,6 @@ def movers(found: Json, low: Matrix | None, high: Matrix | None, trained: set[tu
     for r in rows:
         at = (r["site"], r["expert"])
         cells = {
-            "expert": expert_cell(r["layer"], r["expert"]),
             "difference": cell(words.signed(r["difference"], 4), r["difference"]),
             "a": cell(words.signed(r["risk_diff_a"], 4), r["risk_diff_a"]),
             "b": cell(words.signed(r["risk_diff_b"], 4), r["risk_diff_b"]),
@@ -43,19 +43,9 @@ def movers(found: Json, low: Matrix | None, high: Matrix | None, trained: set[tu
         }
         if low is not None and high is not None:
             cells["interval"] = cell(interval_words(float(low[at]), float(high[at])), float(low[at]))
-        here = address.here(layer=r["layer"], expert=r["expert"])
-        made.append(Row(f"{r['layer']}.{r['expert']}", here, cells))
+        made.append(expert_tables.expert_row(r["layer"], r["expert"], cells))
 
-    shown = f"{address.index('layer')}.{address.index('expert')}"
-    table(
-        columns,
-        made,
-        key="movers",
-        label="Experts that moved most",
-        selected=shown,
-        height=420,
-        on_open=address.put_expert,
-    )
+    expert_tables.show(columns, made, key="movers", label="Experts that moved most")
     ui.note(
         "The largest differences of many are large by luck too: an interval here is each expert's own."
         if low is not None

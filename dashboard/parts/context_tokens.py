@@ -8,7 +8,8 @@ import streamlit as st
 from dashboard import address, context_charts, data, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
-from dashboard.table import EXPERT, Column, Row, cell, expert_cell, table
+from dashboard.parts import expert_tables
+from dashboard.table import Column, Row, cell, table
 
 LABELS = {"all": "safe and unsafe", "safe": "safe prompts", "unsafe": "unsafe prompts"}
 ORDERS = {"excess": "most beyond chance", "lift": "highest lift", "count": "most often"}
@@ -33,11 +34,10 @@ def experts(api: Api, run: Json, pool: str) -> None:
     rows = data.remember(api, f"/context/{run['id']}/experts", version(run), pool=pool, limit=500)["items"]
     risk = Column("risk", "risk_diff", "right", "bar", max=context_charts.most([r["risk_diff"] or 0 for r in rows]))
     made = [
-        Row(
-            f"{r['layer']}.{r['expert']}",
-            address.href("analysis", id=run["analysis_id"], layer=r["layer"], expert=r["expert"], view="context"),
+        expert_tables.expert_row(
+            r["layer"],
+            r["expert"],
             {
-                "expert": expert_cell(r["layer"], r["expert"]),
                 "risk": cell(words.signed(r["risk_diff"], 4), r["risk_diff"]),
                 "top": cell(r["top"]["text"] if r["top"] else "–"),
                 "share": cell(words.signed(r["top"]["contribution"], 4) if r["top"] else "–"),
@@ -47,11 +47,8 @@ def experts(api: Api, run: Json, pool: str) -> None:
         )
         for r in rows
     ]
-
-    shown = f"{st.query_params.get('layer')}.{st.query_params.get('expert')}"
     label = "Experts and the token that does most for each"
-    columns = (EXPERT, risk, *EXPERT_TAIL)
-    table(columns, made, key="context-experts", label=label, selected=shown, height=400, on_open=address.put_expert)
+    expert_tables.show((expert_tables.EXPERT, risk, *EXPERT_TAIL), made, key="context-experts", label=label)
     ui.note(
         "Concentration: the share of the five largest contributions in all of them. Near 100 %, five tokens make the "
         "whole risk_diff: read them before you call the expert anything."

@@ -6,8 +6,8 @@ import streamlit as st
 
 from dashboard import address, fields, ui, words
 from dashboard.client import Api, Json
-from dashboard.parts import pager, tested
-from dashboard.table import Column, Row, cell, expert_cell, table
+from dashboard.parts import expert_tables, pager, tested
+from dashboard.table import Column, Row, cell
 
 PER_PAGE = 100
 ORDERS = ("abs", "-risk_diff", "risk_diff", "p_max_t", "p", "q", "frequency", "load", "-load", "layer")
@@ -25,7 +25,7 @@ def show(api: Api, analysis: Json) -> None:
     params = params if stored else {"scope": scope, "pool": pool} | params
     page = pager.fetch(api, path, **params, limit=PER_PAGE)
     if page["items"]:
-        _table(analysis, stored, page["items"], str(params["sort"]))
+        _table(stored, page["items"], str(params["sort"]))
     else:
         ui.note("No expert is left: loosen the filter." if analysis["n_measured"] else "No batch is measured yet.")
     name = f"{path}:{sorted((k, str(v)) for k, v in params.items())}"
@@ -84,15 +84,14 @@ NOTHING_KNOWN = "Too few prompts reached this expert: its interval is everything
 _RISK_ORDERS = (("abs", "by size"), ("-risk_diff", "descending"), ("risk_diff", "ascending"))
 
 
-def _row(analysis: Json, r: Json) -> Row:
+def _row(r: Json) -> Row:
     ends = (r["ci_low"], r["ci_high"])
     tokens = f"{words.count(r['count_unsafe'])} of {words.count(r['tokens_unsafe'])} tokens"
     safe_tokens = f"{words.count(r['count_safe'])} of {words.count(r['tokens_safe'])} tokens"
-    return Row(
-        f"{r['layer']}.{r['expert']}",
-        address.href("analysis", id=analysis["id"], view="experts", layer=r["layer"], expert=r["expert"]),
+    return expert_tables.expert_row(
+        r["layer"],
+        r["expert"],
         {
-            "expert": expert_cell(r["layer"], r["expert"], hint=r["site"]),
             "risk": cell(words.signed(r["risk_diff"], 4), r["risk_diff"], ends=ends),
             "interval": cell(words.interval(*ends), hint=NOTHING_KNOWN if ends == (-1.0, 1.0) else None),
             "p_max_t": cell(words.p_value(r["p_max_t"])),
@@ -103,6 +102,7 @@ def _row(analysis: Json, r: Json) -> Row:
             "unsafe": cell(words.percent(r["rate_unsafe"]), hint=tokens),
             "safe": cell(words.percent(r["rate_safe"]), hint=safe_tokens),
         },
+        hint=r["site"],
     )
 
 
@@ -116,18 +116,16 @@ def reach(rows: Sequence[Json]) -> float:
     return max(ends, default=0.0) or 1.0
 
 
-def _table(analysis: Json, stored: Json | None, rows: Sequence[Json], sort: str) -> None:
+def _table(stored: Json | None, rows: Sequence[Json], sort: str) -> None:
     def order(key: str) -> None:
         address.put(sort=None if key == ORDERS[0] else key, after=None)
 
-    table(
+    expert_tables.show(
         _columns(stored, reach(rows)),
-        [_row(analysis, r) for r in rows],
+        [_row(r) for r in rows],
         key="experts-table",
         label="Experts",
-        selected=f"{st.query_params.get('layer')}.{st.query_params.get('expert')}",
         height=480,
-        on_open=address.put_expert,
         sort=sort,
         on_sort=order,
     )

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from dashboard import address, words
+from dashboard import words
 from dashboard.client import Json
-from dashboard.parts.run_tables import name_cell, status_cell, when_cell
-from dashboard.table import Column, Row, cell, table
+from dashboard.parts.run_tables import linked, name_cell, status_cell, when_cell
+from dashboard.table import Column, cell
 
 COLUMNS = (
     Column("name", "Comparison"),
@@ -20,24 +20,18 @@ _PROMPTS = {"paired": "same plan", "unpaired": "other prompts"}
 
 def show(found: Sequence[Json], *, key: str) -> None:
     """Show kept comparisons as a table of links."""
-    rows = [
-        Row(
-            one["id"],
-            address.href("compare", id=one["id"]),
-            {
-                "name": name_cell(one),
-                "status": status_cell(one),
-                "pairing": cell(_prompts(one)),
-                "drift": cell(words.number(one["result"]["drift"]["rms"], 4), one["result"]["drift"]["rms"]),
-                "pool": cell(one["pool"]),
-                "created": when_cell(one["created_at"]),
-            },
-        )
-        for one in found
-    ]
-    opened = table(COLUMNS, rows, key=key, label="Kept comparisons")
-    if opened:
-        address.go("compare", id=opened)
+
+    def cells(one: Json) -> dict[str, Json]:
+        return {
+            "name": name_cell(one),
+            "status": status_cell(one),
+            "pairing": cell(_prompts(one)),
+            "drift": cell(words.number(one["result"]["drift"]["rms"], 4), one["result"]["drift"]["rms"]),
+            "pool": cell(one["pool"]),
+            "created": when_cell(one["created_at"]),
+        }
+
+    linked("compare", COLUMNS, found, cells, key=key, label="Kept comparisons")
 
 
 def _prompts(one: Json) -> str:

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from dashboard import address, words
+from dashboard import words
 from dashboard.client import Json
-from dashboard.parts.run_tables import name_cell, when_cell
-from dashboard.table import Column, Row, cell, table
+from dashboard.parts.run_tables import linked, name_cell, when_cell
+from dashboard.table import Column, cell
 
 COLUMNS = (
     Column("name", "Prompt set"),
@@ -21,26 +21,20 @@ COLUMNS = (
 
 def show(found: Sequence[Json], *, key: str) -> None:
     """Show prompt sets as a table of links."""
-    rows = [
-        Row(
-            d["id"],
-            address.href("datasets", id=d["id"]),
-            {
-                "name": name_cell(d),
-                "rows": cell(_rows_words(d), d["n_rows"]),
-                "safe": cell(words.count(d["n_safe"]), d["n_safe"]),
-                "unsafe": cell(words.count(d["n_unsafe"]), d["n_unsafe"]),
-                "duplicates": cell(words.count(d["n_duplicates"]), d["n_duplicates"]),
-                "meaning": cell(d["label_meaning"]["unsafe"]),
-                "sha": cell(words.short_hash(d["sha256"]), hint=d["sha256"]),
-                "created": when_cell(d["created_at"]),
-            },
-        )
-        for d in found
-    ]
-    opened = table(COLUMNS, rows, key=key, label="Prompt sets")
-    if opened:
-        address.go("datasets", id=opened)
+
+    def cells(d: Json) -> dict[str, Json]:
+        return {
+            "name": name_cell(d),
+            "rows": cell(_rows_words(d), d["n_rows"]),
+            "safe": cell(words.count(d["n_safe"]), d["n_safe"]),
+            "unsafe": cell(words.count(d["n_unsafe"]), d["n_unsafe"]),
+            "duplicates": cell(words.count(d["n_duplicates"]), d["n_duplicates"]),
+            "meaning": cell(d["label_meaning"]["unsafe"]),
+            "sha": cell(words.short_hash(d["sha256"]), hint=d["sha256"]),
+            "created": when_cell(d["created_at"]),
+        }
+
+    linked("datasets", COLUMNS, found, cells, key=key, label="Prompt sets")
 
 
 def _rows_words(dataset: Json) -> str:

@@ -1,6 +1,7 @@
 """Tables of analyses, trainings, evaluations, studies and jobs, each row a link."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from dashboard import address, words
 from dashboard.client import Json
@@ -40,6 +41,26 @@ def when_cell(stamp: str | None) -> Json:
     return cell(words.ago(stamp), stamp or "", stamp)
 
 
+def linked(
+    view: str,
+    columns: Sequence[Column],
+    found: Sequence[Json],
+    cells: Callable[[Json], dict[str, Json]],
+    *,
+    key: str,
+    label: str,
+    can_tick: Callable[[Json], bool] = lambda _: True,
+    ticks: Ticks | None = None,
+    selected: str | None = None,
+    kept: Mapping[str, str | None] = MappingProxyType({}),
+) -> None:
+    """Show a table whose rows lead to a view. kept: parameters of the address that a link leaves as they are."""
+    rows = [Row(one["id"], address.href(view, id=one["id"], **kept), cells(one), tick=can_tick(one)) for one in found]
+    opened = table(columns, rows, key=key, label=label, selected=selected, ticks=ticks)
+    if opened:
+        address.go(view, id=opened, **kept)
+
+
 ANALYSIS_COLUMNS = (
     Column("name", "Analysis"),
     Column("status", "Status", kind="status"),
@@ -52,25 +73,27 @@ ANALYSIS_COLUMNS = (
 
 def analyses(rows: Sequence[Json], *, key: str, ticks: Ticks | None = None) -> None:
     """Show analyses as a table of links; finished ones can be ticked."""
-    made = [
-        Row(
-            a["id"],
-            address.href("analysis", id=a["id"]),
-            {
-                "name": name_cell(a),
-                "status": status_cell(a),
-                "model": cell(a["model"]),
-                "dataset": cell(a["dataset_name"]),
-                "batches": progress_cell(a["progress"]),
-                "created": when_cell(a["created_at"]),
-            },
-            tick=a["status"] == "succeeded",
-        )
-        for a in rows
-    ]
-    opened = table(ANALYSIS_COLUMNS, made, key=key, label="Analyses", ticks=ticks)
-    if opened:
-        address.go("analysis", id=opened)
+
+    def cells(a: Json) -> dict[str, Json]:
+        return {
+            "name": name_cell(a),
+            "status": status_cell(a),
+            "model": cell(a["model"]),
+            "dataset": cell(a["dataset_name"]),
+            "batches": progress_cell(a["progress"]),
+            "created": when_cell(a["created_at"]),
+        }
+
+    linked(
+        "analysis",
+        ANALYSIS_COLUMNS,
+        rows,
+        cells,
+        key=key,
+        label="Analyses",
+        can_tick=lambda a: a["status"] == "succeeded",
+        ticks=ticks,
+    )
 
 
 TRAINING_COLUMNS = (
@@ -107,27 +130,29 @@ def verified_words(training: Json) -> str:
 
 def trainings(rows: Sequence[Json], *, key: str, ticks: Ticks | None = None) -> None:
     """Show trainings as a table of links; those with a step can be ticked."""
-    made = [
-        Row(
-            t["id"],
-            address.href("training", id=t["id"]),
-            {
-                "name": name_cell(t),
-                "status": status_cell(t),
-                "what": cell(what_learns(t)),
-                "analysis": cell(t["analysis_name"]),
-                "steps": progress_cell(t["progress"]),
-                "verified": cell(verified_words(t), t["n_verified"]),
-                "loss": cell(words.number(t["final_loss"]), t["final_loss"]),
-                "created": when_cell(t["created_at"]),
-            },
-            tick=t["n_recorded"] > 0,
-        )
-        for t in rows
-    ]
-    opened = table(TRAINING_COLUMNS, made, key=key, label="Trainings", ticks=ticks)
-    if opened:
-        address.go("training", id=opened)
+
+    def cells(t: Json) -> dict[str, Json]:
+        return {
+            "name": name_cell(t),
+            "status": status_cell(t),
+            "what": cell(what_learns(t)),
+            "analysis": cell(t["analysis_name"]),
+            "steps": progress_cell(t["progress"]),
+            "verified": cell(verified_words(t), t["n_verified"]),
+            "loss": cell(words.number(t["final_loss"]), t["final_loss"]),
+            "created": when_cell(t["created_at"]),
+        }
+
+    linked(
+        "training",
+        TRAINING_COLUMNS,
+        rows,
+        cells,
+        key=key,
+        label="Trainings",
+        can_tick=lambda t: t["n_recorded"] > 0,
+        ticks=ticks,
+    )
 
 
 EVALUATION_COLUMNS = (
@@ -143,27 +168,20 @@ EVALUATION_COLUMNS = (
 
 def evaluations(rows: Sequence[Json], *, key: str) -> None:
     """Show evaluations as a table of links."""
-    made = [
-        Row(
-            e["id"],
-            address.href("evaluation", id=e["id"]),
-            {
-                "name": name_cell(e),
-                "status": status_cell(e),
-                "what": cell(e["intervention"]),
-                "set": cell(e["expert_set_name"] or "–"),
-                "sample": cell(
-                    f"{e['n_safe'] + e['n_unsafe']}{', in-sample' if e['overlap']['in_sample'] else ', new'}"
-                ),
-                "arms": cell(f"{e['n_finished']} / {e['n_arms']}", e["n_finished"] / max(1, e["n_arms"])),
-                "created": when_cell(e["created_at"]),
-            },
-        )
-        for e in rows
-    ]
-    opened = table(EVALUATION_COLUMNS, made, key=key, label="Evaluations")
-    if opened:
-        address.go("evaluation", id=opened)
+
+    def cells(e: Json) -> dict[str, Json]:
+        sample = "in-sample" if e["overlap"]["in_sample"] else "new"
+        return {
+            "name": name_cell(e),
+            "status": status_cell(e),
+            "what": cell(e["intervention"]),
+            "set": cell(e["expert_set_name"] or "–"),
+            "sample": cell(f"{e['n_safe'] + e['n_unsafe']}, {sample}"),
+            "arms": cell(f"{e['n_finished']} / {e['n_arms']}", e["n_finished"] / max(1, e["n_arms"])),
+            "created": when_cell(e["created_at"]),
+        }
+
+    linked("evaluation", EVALUATION_COLUMNS, rows, cells, key=key, label="Evaluations")
 
 
 STUDY_COLUMNS = (
@@ -178,27 +196,22 @@ STUDY_COLUMNS = (
 STUDY_ANSWERS = {"shown": "shown", "not_shown": "not shown", "untested": "not tested"}
 
 
-def studies(found: Sequence[Json], *, key: str) -> None:
+def studies(rows: Sequence[Json], *, key: str) -> None:
     """Show studies as a table of links."""
-    rows = [
-        Row(
-            one["id"],
-            address.href("study", id=one["id"]),
-            {
-                "name": name_cell(one),
-                "status": status_cell(one),
-                "set": cell(one["expert_set_name"]),
-                "seeds": cell(len(one["params"]["seeds"]), len(one["params"]["seeds"])),
-                "runs": progress_cell(one["progress"]),
-                "verdict": cell(STUDY_ANSWERS[one["verdict"]["tone"]] if one["verdict"] else "–"),
-                "created": when_cell(one["created_at"]),
-            },
-        )
-        for one in found
-    ]
-    opened = table(STUDY_COLUMNS, rows, key=key, label="Studies")
-    if opened:
-        address.go("study", id=opened)
+
+    def cells(one: Json) -> dict[str, Json]:
+        n_seeds = len(one["params"]["seeds"])
+        return {
+            "name": name_cell(one),
+            "status": status_cell(one),
+            "set": cell(one["expert_set_name"]),
+            "seeds": cell(n_seeds, n_seeds),
+            "runs": progress_cell(one["progress"]),
+            "verdict": cell(STUDY_ANSWERS[one["verdict"]["tone"]] if one["verdict"] else "–"),
+            "created": when_cell(one["created_at"]),
+        }
+
+    linked("study", STUDY_COLUMNS, rows, cells, key=key, label="Studies")
 
 
 JOB_COLUMNS = (
@@ -213,24 +226,18 @@ JOB_COLUMNS = (
 
 def jobs(rows: Sequence[Json], *, key: str, selected: str | None = None, **kept: str | None) -> None:
     """Show jobs as a table of links. kept: parameters of the address that a link leaves as they are."""
-    made = [
-        Row(
-            j["id"],
-            address.href("jobs", id=j["id"], **kept),
-            {
-                "subject": cell(j.get("subject_name") or j["kind"], hint=j["id"]),
-                "kind": cell(j["kind"]),
-                "status": status_cell(j),
-                "progress": progress_cell(j["progress"]),
-                "eta": cell(_eta(j)),
-                "created": when_cell(j["created_at"]),
-            },
-        )
-        for j in rows
-    ]
-    opened = table(JOB_COLUMNS, made, key=key, label="Jobs", selected=selected)
-    if opened:
-        address.go("jobs", id=opened, **kept)
+
+    def cells(j: Json) -> dict[str, Json]:
+        return {
+            "subject": cell(j.get("subject_name") or j["kind"], hint=j["id"]),
+            "kind": cell(j["kind"]),
+            "status": status_cell(j),
+            "progress": progress_cell(j["progress"]),
+            "eta": cell(_eta(j)),
+            "created": when_cell(j["created_at"]),
+        }
+
+    linked("jobs", JOB_COLUMNS, rows, cells, key=key, label="Jobs", selected=selected, kept=kept)
 
 
 def _eta(run: Json) -> str:

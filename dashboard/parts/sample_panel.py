@@ -8,8 +8,8 @@ import streamlit as st
 from dashboard import address, charts, data, sample_charts, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
-from dashboard.parts import prompt_text
-from dashboard.table import EXPERT, Column, Row, cell, expert_cell, table
+from dashboard.parts import expert_tables, prompt_text
+from dashboard.table import Column, Row, cell, table
 
 MOST = 12
 """Rows of the list of experts."""
@@ -133,7 +133,7 @@ def _explain(found: Json, label: str, scope: str, kind: str, vmax: float) -> str
 
 
 TOP_COLUMNS = (
-    EXPERT,
+    expert_tables.EXPERT,
     Column("count", "Its tokens", "right"),
     Column("rate", "Share", "right"),
     Column("usual", "Mean share of its label", "right", minor=True),
@@ -157,11 +157,10 @@ def _top(found: Json, usual: charts.Matrix | None, risk: charts.Matrix | None, l
         mean = at(usual, place)
         less = None if mean is None or over is None else over - mean
         made.append(
-            Row(
-                f"{layer}.{place[1]}",
-                address.here(layer=layer, expert=place[1]),
+            expert_tables.expert_row(
+                layer,
+                place[1],
                 {
-                    "expert": expert_cell(layer, place[1]),
                     "count": cell(words.count(int(counts[place])), int(counts[place])),
                     "rate": cell(words.percent(over), over),
                     "usual": cell(words.percent(mean), mean),
@@ -173,4 +172,4 @@ def _top(found: Json, usual: charts.Matrix | None, risk: charts.Matrix | None, l
 
     caption = f"Experts that its tokens reached most beyond other {label} prompts"
     ui.note(f"{caption}:")
-    table(TOP_COLUMNS, made, key="sample-experts", label=caption, on_open=address.put_expert)
+    expert_tables.show(TOP_COLUMNS, made, key="sample-experts", label=caption, height=None)

@@ -2,7 +2,8 @@
 
 from dashboard import address, ui, words
 from dashboard.client import Json
-from dashboard.table import EXPERT, Column, Row, cell, expert_cell, table
+from dashboard.parts import expert_tables
+from dashboard.table import Column, Row, cell, table
 
 
 def movers(found: Json) -> None:
@@ -13,30 +14,19 @@ def movers(found: Json) -> None:
         return
     largest = rows[0]["spread"]
     columns = (
-        EXPERT,
+        expert_tables.EXPERT,
         Column("spread", "Spread", "right", "part"),
         *(Column(f"s{i}", f"{i + 1}: {side['name']}"[:40], "right") for i, side in enumerate(found["sides"])),
     )
     made = []
     for r in rows:
         cells = {
-            "expert": expert_cell(r["layer"], r["expert"]),
             "spread": cell(words.number(r["spread"], 4), r["spread"] / largest),
         }
         cells |= {f"s{i}": cell(words.signed(value, 4), value) for i, value in enumerate(r["risk_diff"])}
-        here = address.here(layer=r["layer"], expert=r["expert"])
-        made.append(Row(f"{r['layer']}.{r['expert']}", here, cells))
+        made.append(expert_tables.expert_row(r["layer"], r["expert"], cells))
 
-    shown = f"{address.index('layer')}.{address.index('expert')}"
-    table(
-        columns,
-        made,
-        key="spreads",
-        label="Experts that differ most",
-        selected=shown,
-        height=420,
-        on_open=address.put_expert,
-    )
+    expert_tables.show(columns, made, key="spreads", label="Experts that differ most")
     ui.note("Spread: the largest risk_diff of any side minus the smallest. The largest of many is large by luck too.")
 
 

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import address, data, fall_charts, ui, words
+from dashboard import address, data, fall_charts, listing, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.parts import batch_over_epochs, prompt_text
 from dashboard.table import Column, Row, cell, table
@@ -26,7 +26,7 @@ def show(api: Api, training: Json, number: int) -> None:
     except ApiRefused as error:
         ui.refused(error)
         return
-    _head(step)
+    _head(training, step)
     batch = batch_over_epochs.detail(api, training, step["batch_idx"])
     if batch is not None:
         _way_to_batch(step)
@@ -34,21 +34,18 @@ def show(api: Api, training: Json, number: int) -> None:
     _samples(step, batch)
 
 
-def _head(step: Json) -> None:
+def _head(training: Json, step: Json) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(f"Step {words.count(step['step'])}, epoch {step['epoch'] + 1}")
-        for label, target, icon, key in (
-            ("Previous", step["previous_step"], "arrow_back", "Shift+Left"),
-            ("Next", step["next_step"], "arrow_forward", "Shift+Right"),
-        ):
-            st.button(
-                f"{label} step",
-                disabled=target is None,
-                on_click=address.put,
-                kwargs={"step": target},
-                icon=f":material/{icon}:",
-                shortcut=key,
-                type="tertiary",
+        with st.container(width="content"):
+            listing.player(
+                step["step"],
+                training["n_recorded"],
+                of=training["id"],
+                key="step-player",
+                on_to=lambda target: address.put(step=target),
+                first=1,
+                noun="step",
             )
     verified = {True: "verified", False: "NOT verified", None: "not checked"}[step["verified"]]
     against = "no analysis batch" if step["batch_idx"] is None else "against the analysis"

@@ -6,6 +6,8 @@ from dashboard import address, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.parts import training_settings
 
+ONLY_NEW = "Only prompts that nothing has used"
+
 
 def show(api: Api, wanted: str | None) -> None:
     """Show the form, or what must exist before it can be filled in. wanted: id of the expert set to start with."""
@@ -50,9 +52,7 @@ def _sizes(dataset_id: str) -> Json:
             n_random = int(st.number_input("Random sets of each family", 0, 1000, 20, key="study-random"))
             longest = int(st.number_input("Tokens per answer, at most", 1, 1024, 32, key="study-tokens"))
         with f:
-            holdout = st.toggle(
-                "Only prompts that nothing has used", True, help="Off: the result will be called in-sample."
-            )
+            holdout = st.toggle(ONLY_NEW, True, help="Off: the result will be called in-sample.")
             matched = st.toggle("Also random sets of the same load", True, key="study-matched")
         with g:
             name = st.text_input("Name", placeholder="given when left empty", key="study-name").strip()
@@ -67,8 +67,11 @@ def _plan(api: Api, body: Json) -> Json | None:
     """Say how large the study would be, or why it cannot be."""
     try:
         plan: Json = api.post("/studies", body, dry_run=True)
-    except ApiRefused as error:
-        ui.refused(error)
+    except ApiRefused as error:  # nobody has asked for anything yet: what is missing is no fault
+        for reason in dict.fromkeys([error.detail, *(str(e.get("msg", "")) for e in error.errors)]):
+            ui.note(f"▲ {reason}")
+        if error.for_field("holdout"):
+            ui.note(f"The switch for it: “{ONLY_NEW}”, under “More settings”.")
         return None
     size = plan["estimate"]
     runs = size["runs"]

@@ -144,7 +144,13 @@ def test_a_samples_losses_lead_to_their_steps(backdrop: Backdrop, ids: Ids, open
 def test_the_walk_knows_where_it_is_and_where_it_ends(backdrop: Backdrop, ids: Ids, open_page: Open) -> None:
     at = open_page(backdrop.url, "/batch", analysis=ids["analysis"], batch=3)
     n = backdrop.call("GET", f"/analyses/{ids['analysis']}")["plan"]["n_batches"]
-    assert components(at, "routeprint_player") == [{"at": 3, "last": n - 1, "of": ids["analysis"]}]
+    [walk] = components(at, "routeprint_player")
+    assert walk == {"at": 3, "first": 0, "last": n - 1, "of": ids["analysis"], "noun": "batch"}
+    training = backdrop.call("GET", f"/analyses/{ids['analysis']}/batches/3/trainings")["items"][0]["training_id"]
+    at = open_page(backdrop.url, "/training", id=training, step=2)
+    [walk] = components(at, "routeprint_player")
+    n = backdrop.call("GET", f"/trainings/{training}")["n_recorded"]
+    assert walk == {"at": 2, "first": 1, "last": n, "of": training, "noun": "step"}
 
 
 def test_a_search_needs_every_word_in_any_case() -> None:

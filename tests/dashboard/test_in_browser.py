@@ -188,6 +188,8 @@ def test_no_step_of_a_quick_walk_is_lost(visit: Callable[..., Page], ids: Ids) -
         "plot => { for (let i = 0; i < 3; i++) plot.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight'})); }"
     )
     expect(page.get_by_role("heading", name="Step 3, epoch 1")).to_be_visible(timeout=PATIENT)
+    page.get_by_role("button", name="Next", exact=True).evaluate("button => { button.click(); button.click(); }")
+    expect(page.get_by_role("heading", name="Step 5, epoch 1")).to_be_visible(timeout=PATIENT)
 
 
 @pytest.mark.parametrize("path", ["/", "/datasets", "/analysis", "/batch", "/training", "/compare", "/jobs"])

@@ -94,6 +94,20 @@ def test_a_running_study_shows_how_far_its_runs_are(played: tuple[Backdrop, str,
     }
 
 
+def test_what_a_study_lacks_is_said_as_a_note_and_no_fault_of_whoever_opened_the_form(
+    empty: Backdrop, open_page: Open
+) -> None:
+    body = prepared(empty)
+    at = open_page(empty.url, "/study", set=body["expert_set_id"])
+    asked = next(box for box in at.selectbox if box.label.startswith("Prompts to ask"))
+    asked.select(next(one for one in asked.options if one.startswith("analysed"))).run()
+    said = words(at)
+    assert "None of the 32 prompts is new" in said
+    assert "“Only prompts that nothing has used”" in said
+    assert "Invalid input" not in said
+    assert next(b for b in at.button if b.label == "Start the study").disabled
+
+
 def test_the_form_says_how_large_the_study_would_be_and_starts_it(empty: Backdrop, open_page: Open) -> None:
     body = prepared(empty)
     at = open_page(empty.url, "/study", set=body["expert_set_id"])
