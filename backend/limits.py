@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from re import fullmatch
 
 MOST_WRONG, WINDOW_SECONDS = 20, 60.0
-"""So many wrong tokens an address may send in so many seconds; after that it waits until they are over."""
+"""So many different wrong tokens an address may send in so many seconds; then it waits until they are over."""
 MOST_ADDRESSES = 10_000
 """So many are remembered; the one that began first is forgotten for a new one."""
 UNGUESSABLE = 24
@@ -28,26 +28,29 @@ class TooMany(Exception):
 
 
 class WrongTokens:
-    """Counts wrong tokens by address: of IPv6 by network, since one machine has a whole one to itself."""
+    """Counts wrong tokens by address: of IPv6 by network, since one machine has a whole one to itself.
+
+    One that is sent again and again, by a program that was not told of a new one, is one guess.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()  # {network: (since, n)}, by since
+        self._seen: OrderedDict[str, tuple[float, set[int]]] = OrderedDict()  # {network: (since, hashes)}, by since
 
-    def wait(self, address: str) -> int:
-        """Return how many seconds an address has to wait; 0 if it may try."""
-        since, n = self._seen.get(_network(address), (0.0, 0))
+    def wait(self, address: str, token: str) -> int:
+        """Return how many seconds an address has to wait with this token; 0 if it may try, or was told already."""
+        since, wrong = self._seen.get(_network(address), (0.0, set()))
         left = since + WINDOW_SECONDS - self._clock()
-        return math.ceil(left) if n >= MOST_WRONG and left > 0 else 0
+        return math.ceil(left) if len(wrong) >= MOST_WRONG and hash(token) not in wrong and left > 0 else 0
 
-    def add(self, address: str) -> None:
+    def add(self, address: str, token: str) -> None:
         """Note a wrong token."""
         now, key = self._clock(), _network(address)
-        since, n = self._seen.get(key, (now, 0))
+        since, wrong = self._seen.get(key, (now, set()))
         if since + WINDOW_SECONDS <= now:
             del self._seen[key]
-            since, n = now, 0
-        self._seen[key] = since, n + 1
+            since, wrong = now, set()
+        self._seen[key] = since, wrong | {hash(token)}
         if len(self._seen) > MOST_ADDRESSES:
             self._seen.popitem(last=False)
 

@@ -176,12 +176,12 @@ class Gate:
         given = given.strip()
         if not given or scheme.lower() != "bearer":
             return False  # nothing was guessed
-        seconds = self._wrong.wait(address)
+        seconds = self._wrong.wait(address, given)
         if (not seconds or len(given) >= UNGUESSABLE) and self._token.fits(given):
             return True
         if seconds:
             raise TooMany("Too many wrong tokens came from this address: wait, then send the right one.", seconds)
-        self._wrong.add(address)
+        self._wrong.add(address, given)
         return False
 
 

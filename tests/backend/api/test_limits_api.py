@@ -74,11 +74,20 @@ def test_nobody_says_himself_which_address_he_comes_from(settings: Settings, mon
 
 def test_an_ipv4_address_on_a_socket_of_both_kinds_is_an_address_of_its_own():
     wrong = WrongTokens()
-    for _ in range(MOST_WRONG):
-        wrong.add("::ffff:10.0.0.1")
-    assert wrong.wait("::ffff:10.0.0.1") > 0
-    assert wrong.wait("10.0.0.1") > 0
-    assert (wrong.wait("::ffff:10.0.0.2"), wrong.wait("::1")) == (0, 0)
+    for n in range(MOST_WRONG):
+        wrong.add("::ffff:10.0.0.1", f"guess-{n}")
+    assert wrong.wait("::ffff:10.0.0.1", "another") > 0
+    assert wrong.wait("10.0.0.1", "another") > 0
+    assert (wrong.wait("::ffff:10.0.0.2", "another"), wrong.wait("::1", "another")) == (0, 0)
+
+
+def test_a_program_that_goes_on_with_an_old_token_locks_nobody_out_and_is_told_401_for_ever(short: TestClient):
+    local = as_from(short, "127.0.0.1")
+    assert {get(local, "old-token").status_code for _ in range(3 * MOST_WRONG)} == {401}
+    assert get(local, SHORT).status_code == 200
+    said = [get(local, f"guess-{n}").status_code for n in range(MOST_WRONG)]
+    assert said == [401] * (MOST_WRONG - 1) + [429]
+    assert get(local, "old-token").status_code == 401
 
 
 def test_requests_without_a_token_are_no_guesses(short: TestClient):
@@ -97,13 +106,13 @@ def test_nobody_tries_more_than_so_often_in_a_window_and_nobody_waits_longer_tha
     now = 0.0
     wrong = WrongTokens(lambda: now)
     tried: dict[str, list[float]] = {}
-    for pause, address in steps:
+    for n, (pause, address) in enumerate(steps):
         now += pause / 10
         network = address.rpartition("::")[0] or address
-        seconds = wrong.wait(address)
+        seconds = wrong.wait(address, f"guess-{n}")
         assert 0 <= seconds <= WINDOW_SECONDS
         if seconds == 0:
-            wrong.add(address)
+            wrong.add(address, f"guess-{n}")
             tried.setdefault(network, []).append(now)
         assert seconds == 0 or len(tried[network]) >= MOST_WRONG
     for times in tried.values():
@@ -115,7 +124,7 @@ def test_the_memory_of_addresses_is_bounded(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(limits, "MOST_ADDRESSES", 50)
     wrong = WrongTokens()
     for n in range(500):
-        wrong.add(f"10.0.{n // 250}.{n % 250}")
+        wrong.add(f"10.0.{n // 250}.{n % 250}", "wrong")
     assert len(wrong._seen) == 50
 
 
