@@ -39,6 +39,7 @@ def planned(settings: Settings, engine: Engine, days: float | None = None) -> li
     """Return what `purge` would remove."""
     with reading(engine) as session:
         found = purging.going(session, _until(settings, days))
+    with reading(engine) as session:  # holds none of their rows, for which a restore would wait
         return [Freed(one, purging.bytes_of(session, one), _size(_folder(settings, one))) for one in found]
 
 

@@ -3,8 +3,10 @@
 import threading
 from pathlib import Path
 
+import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
+from sqlalchemy.orm import Session
 
 from backend import retention
 from backend.api.app import create_app
@@ -38,6 +40,24 @@ def test_what_was_deleted_goes_and_what_a_kept_run_uses_stays(url: str, engine: 
     delete_long_ago(engine, before)
     list(retention.purge(settings, engine, lambda _: None))
     assert rows(engine) == {}
+
+
+def test_a_restore_does_not_wait_while_somebody_looks_what_would_go(
+    url: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, world = made(url, engine, tmp_path)
+    delete_long_ago(engine, [world["training"]])
+    restored: list[str | None] = []
+
+    def measure(_session: Session, one: purging.Going) -> int:
+        with writing(engine) as session:
+            session.execute(text("SET LOCAL lock_timeout = '2s'"))
+            restored.append(runs.restore(session, t.Training, one.id).deleted_at)
+        return 0
+
+    monkeypatch.setattr(purging, "bytes_of", measure)
+    assert [one.run.id for one in retention.planned(settings, engine)] == [world["training"]]
+    assert restored == [None]
 
 
 def test_a_restore_during_the_marking_waits_and_finds_nothing(url: str, engine: Engine, tmp_path: Path) -> None:
