@@ -64,6 +64,8 @@ def check_steps(session: Session, training: t.Training, analysis: t.Analysis) ->
     samples = samples_by_batch(session, analysis.id)
     known = {(s.batch_idx, s.in_batch_idx): (s.row_id, s.label, s.prompt_digest) for b in samples.values() for s in b}
     steps = _steps(session, training)
+    if steps and not planned:
+        raise Broken("the plan", "batches", "none")
     same("step numbers", list(range(1, len(steps) + 1)), [s.step for s in steps])
     for step, due in zip(steps, _schedule(training, planned), strict=False):
         where = f"step {step.step}"
@@ -86,7 +88,7 @@ def check_steps(session: Session, training: t.Training, analysis: t.Analysis) ->
 
 
 def _schedule(training: t.Training, planned: Collection[int]) -> Iterator[tuple[int, int]]:
-    """Yield epoch and batch_idx of every step, as the order of (seed, epoch) puts them; without an end."""
+    """Yield epoch and batch_idx of every step, as the order of (seed, epoch) puts them: for ever, if there are any."""
     seed, shuffle = training.params["seed"], training.params["shuffle_batches"]
     for epoch in count():
         for batch_idx in batch_order(planned, seed, epoch, shuffle):

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -5,6 +6,7 @@ import pytest
 from backend.domain.step_order import batch_order
 from backend.domain.turns import pairs_in
 from backend.domain.vocabulary import Site
+from backend.store import plans
 from backend.store import tables as t
 from backend.store.engine import writing
 from backend.store.fleet import heartbeat
@@ -261,6 +263,16 @@ def test_two_whole_steps_exchanged_after_the_training_are_not_the_order_of_its_s
             setattr(second, name, here)
     broken = ready.api.post(f"/trainings/{created['id']}/verify")["first_break"]
     assert broken["where"] == "step 1, epoch and batch by the seed"
+
+
+def test_a_plan_that_lost_its_batches_breaks_the_steps_and_ends(ready):
+    created = submit(ready)
+    seeding.train(ready.engine, created["id"], ready.plan)
+    emptied = plans.Frozen.of(replace(ready.plan, batches=()))
+    with writing(ready.engine) as session:
+        session.get_one(t.AnalysisPlan, ready.analysis).plan = emptied.blob
+    links = ready.api.post(f"/trainings/{created['id']}/verify")["links"]
+    assert ("the plan", "none") in [(one["where"], one["found"]) for one in links if one["name"].startswith("steps")]
 
 
 def test_a_tracker_that_no_running_worker_has_is_refused_by_name(ready):
