@@ -12,6 +12,16 @@ import streamlit as st
 Resets = Sequence[str]
 
 
+def give(key: str, value: object) -> None:
+    """Give a widget its value, unless it has it already.
+
+    A value that is given is sent to the browser and takes the place of what is chosen there, also of what the user has
+    chosen since: a slider moved by quick keys would jump back.
+    """
+    if key not in st.session_state or st.session_state[key] != value:
+        st.session_state[key] = value
+
+
 def _bind(
     name: str, shown: object, write: Callable[[Any], str | None], resets: Resets
 ) -> tuple[str, Callable[[], None]]:
@@ -20,7 +30,7 @@ def _bind(
     resets: other parameters that a change takes out of the address, such as the page of a list.
     """
     key = f"field:{name}"
-    st.session_state[key] = shown
+    give(key, shown)
 
     def changed() -> None:
         text = write(st.session_state[key])

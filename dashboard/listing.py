@@ -73,16 +73,16 @@ def samples(
     )
 
 
-def player(
-    at: int, last: int, *, of: str, key: str, on_to: Callable[[int], None], first: int = 0, noun: str = "batch"
-) -> None:
+def player(at: int, last: int, *, of: str, on_to: Callable[[int], None], noun: str = "batch", first: int = 0) -> None:
     """Show Previous, Next and Play, and listen for the arrow keys. on_to: a place is wanted; of: what is walked.
 
-    Places go from `first` to `last`; noun: what each of them is.
+    Places go from `first` to `last`; noun: what each of them is, and its parameter in the address.
 
     All of it in the browser, which alone knows what was asked for before the page shows it: of two quick clicks on a
     button of Streamlit's, both would ask for the same place.
     """
+
+    key = f"{noun}-player"
 
     def moved() -> None:
         target = st.session_state[key].to

@@ -51,13 +51,21 @@ export default function ({data, parentElement, setTriggerValue}) {
     S.stop();
     S.go(by);
   };
+  // The browser's own Back and Forward: the address is there at once, what Python shows for it comes later.
+  const passed = () => {
+    const at = new URLSearchParams(location.search).get(S.data.noun);
+    if (/^\d{1,9}$/.test(at ?? '')) S.walk.shown(Number(at));
+  };
   document.removeEventListener('keydown', S.keys);
-  S.keys = keys;
+  window.removeEventListener('popstate', S.passed);
+  Object.assign(S, {keys, passed});
   document.addEventListener('keydown', keys);
+  window.addEventListener('popstate', passed);
   // Also called when the data changed again before this call was done: then a newer one has taken over.
   return () => {
     if (host.isConnected) return;
     clearTimeout(S.timer);
     document.removeEventListener('keydown', keys);
+    window.removeEventListener('popstate', passed);
   };
 }

@@ -6,7 +6,7 @@ What that run found is drawn in context_tokens.py.
 import numpy as np
 import streamlit as st
 
-from dashboard import address, context_charts, data, ui, words
+from dashboard import address, context_charts, data, fields, ui, words
 from dashboard.client import Api, ApiRefused, Json
 from dashboard.heatmap import heatmap
 from dashboard.parts import context_tokens, expert_panel, runs, verify
@@ -131,7 +131,7 @@ def _run(api: Api, analysis: Json, scope: str) -> Json | None:
     wanted = address.text("run")
     if len(found) == 1:
         return dict(found[0])
-    st.session_state["context-run"] = wanted if wanted in by_id else found[0]["id"]
+    fields.give("context-run", wanted if wanted in by_id else found[0]["id"])
     picked = st.selectbox(
         "Run",
         list(by_id),

@@ -5,7 +5,7 @@ Tokens are words of prompts: they are shown as plain text in table cells, never 
 
 import streamlit as st
 
-from dashboard import address, context_charts, data, ui, words
+from dashboard import address, context_charts, data, fields, ui, words
 from dashboard.client import Api, Json
 from dashboard.heatmap import heatmap
 from dashboard.parts import expert_tables
@@ -139,7 +139,7 @@ def pairs(api: Api, analysis: Json, run: Json, label: str, chosen: tuple[int, in
     with st.container(horizontal=True, vertical_alignment="bottom", horizontal_alignment="distribute"):
         asked = address.index("pairs")
         default = asked if asked in layers else chosen[0] if chosen else layers[0]
-        st.session_state["pairs-layer"] = default
+        fields.give("pairs-layer", default)
         layer = st.selectbox(
             "Layer",
             layers,

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 import streamlit as st
 
+from dashboard import fields
+
 ASKED = "show-prompt-text"
 SHOWN = "shown-prompts"
 
@@ -11,7 +13,7 @@ SHOWN = "shown-prompts"
 def switch(where: str) -> bool:
     """Show the switch for all prompt text; its answer holds for the session and is never part of an address."""
     key = f"{ASKED}:{where}"
-    st.session_state[key] = st.session_state.get(ASKED, False)
+    fields.give(key, st.session_state.get(ASKED, False))
 
     def switched() -> None:
         st.session_state[ASKED] = st.session_state[key]

@@ -42,10 +42,9 @@ def _head(training: Json, step: Json) -> None:
                 step["step"],
                 training["n_recorded"],
                 of=training["id"],
-                key="step-player",
                 on_to=lambda target: address.put(step=target),
-                first=1,
                 noun="step",
+                first=1,
             )
     verified = {True: "verified", False: "NOT verified", None: "not checked"}[step["verified"]]
     against = "no analysis batch" if step["batch_idx"] is None else "against the analysis"

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from dashboard import address, data, listing, ui, words
+from dashboard import address, data, fields, listing, ui, words
 from dashboard.client import Api, Json
 from dashboard.parts import batch_maps, batch_over_epochs, run_tables, samples
 from dashboard.table import Column, Row, cell, table
@@ -56,14 +56,14 @@ def _walk(analysis: Json, batch_idx: int) -> None:
     """Step through the batches: buttons, arrow keys, by itself, a slider. The address follows."""
     last = analysis["plan"]["n_batches"] - 1
     key = f"batch-slider:{analysis['id']}"
-    st.session_state[key] = min(batch_idx, last)
+    fields.give(key, min(batch_idx, last))
 
     def to(target: int) -> None:
         address.put(batch=max(0, min(last, target)), sample=None)
 
     with st.container(horizontal=True, vertical_alignment="bottom"):
         with st.container(width="content"):
-            listing.player(batch_idx, last, of=analysis["id"], key="batch-player", on_to=to)
+            listing.player(batch_idx, last, of=analysis["id"], on_to=to)
         if last > 0:
             st.slider("Batch", 0, last, key=key, on_change=lambda: to(st.session_state[key]), width="stretch")
         address.link(
