@@ -30,12 +30,26 @@ class TooMany(Exception):
 class WrongTokens:
     """Counts wrong tokens by address: of IPv6 by network, since one machine has a whole one to itself.
 
-    One that is sent again and again, by a program that was not told of a new one, is one guess.
+    One that is sent again and again, by a program that was not told of a new one, is one guess. Whatever only the token
+    can make, a cookie or the key of a link, is a guess of it, too.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._seen: OrderedDict[str, tuple[float, set[int]]] = OrderedDict()  # {network: (since, hashes)}, by since
+
+    def is_let_in(self, address: str, given: str, fits: Callable[[], bool], *, is_unguessable: bool) -> bool:
+        """Tell whether what was given is right, and count it if it is wrong. Raises TooMany while its address waits.
+
+        fits: compares it. is_unguessable: nobody finds the right one by trying, so it is let in even then.
+        """
+        seconds = self.wait(address, given)
+        if (not seconds or is_unguessable) and fits():
+            return True
+        if seconds:
+            raise TooMany("Too many wrong tokens came from this address: wait, then send the right one.", seconds)
+        self.add(address, given)
+        return False
 
     def wait(self, address: str, token: str) -> int:
         """Return how many seconds an address has to wait with this token; 0 if it may try, or was told already."""

@@ -176,13 +176,8 @@ class Gate:
         given = given.strip()
         if not given or scheme.lower() != "bearer":
             return False  # nothing was guessed
-        seconds = self._wrong.wait(address, given)
-        if (not seconds or len(given) >= UNGUESSABLE) and self._token.fits(given):
-            return True
-        if seconds:
-            raise TooMany("Too many wrong tokens came from this address: wait, then send the right one.", seconds)
-        self._wrong.add(address, given)
-        return False
+        is_long = len(given) >= UNGUESSABLE
+        return self._wrong.is_let_in(address, given, lambda: self._token.fits(given), is_unguessable=is_long)
 
 
 def _hostname(value: str) -> str:

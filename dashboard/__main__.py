@@ -71,6 +71,8 @@ def main() -> None:
     check_bind()
     ensure_whole_plotly()
     sys.setswitchinterval(SWITCH_SECONDS)
+    # Nobody says himself which address he comes from: else who guesses the token names another one each time.
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
     st.App(HERE / "app.py", middleware=[gate(), Middleware(Shelf), Middleware(FirstPage)]).run(config=options())
 
 

@@ -4,6 +4,7 @@ The dashboard holds the API's token and would otherwise lend it to whoever reach
 machine, or a page of theirs in your browser. Not covered: transport encryption (put a reverse proxy in front).
 """
 
+from collections.abc import Callable
 from html import escape
 from string import Template
 from urllib.parse import parse_qs, quote, urlsplit
@@ -13,6 +14,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backend.limits import UNGUESSABLE, TooMany, WrongTokens
 from dashboard import address, keys, login
 from dashboard.assets import read
 
@@ -34,18 +36,27 @@ class Gate:
         self.app = app
         self._token, self._hosts, self._cookie = token, hosts, cookie
         self._links = keys.Links(token)
+        self._wrong = WrongTokens()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it here."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         asked = HTTPConnection(scope)
-        refusal = self._refusal(asked)
-        if scope["type"] == "websocket":
-            if refusal or not self._may_enter(asked):
+        answer: Response | None
+        try:
+            answer = self._refusal(asked)
+            if scope["type"] == "websocket":
+                if answer or not self._may_enter(asked):
+                    return await send({"type": "websocket.close", "code": 1008})
+                return await self.app(scope, receive, send)
+            answer = answer or await self._answer(Request(scope, receive))
+        except TooMany as error:
+            if scope["type"] == "websocket":
                 return await send({"type": "websocket.close", "code": 1008})
-            return await self.app(scope, receive, send)
-        answer = refusal or await self._answer(Request(scope, receive))
+            said = f"Too many wrong tokens came from your address. Try again in {error.seconds} seconds."
+            answer = self._entry(_own(""), said)
+            answer.status_code, answer.headers["Retry-After"] = 429, str(error.seconds)
         return await (answer or self.app)(scope, receive, _with_headers(send))
 
     def _refusal(self, asked: HTTPConnection) -> Response | None:
@@ -65,7 +76,13 @@ class Gate:
         return not self._token or login.is_configured() or self._knows(asked)
 
     def _knows(self, asked: HTTPConnection) -> bool:
-        return keys.cookie_holds(self._token, asked.cookies.get(self._cookie, ""))
+        cookie = asked.cookies.get(self._cookie, "")
+        return bool(cookie) and self._fits(asked, cookie, lambda: keys.cookie_holds(self._token, cookie))
+
+    def _fits(self, asked: HTTPConnection, given: str, fits: Callable[[], bool]) -> bool:
+        """Tell whether what a browser brings is right, and count it if it is not. Raises TooMany after many of them."""
+        address, is_long = asked.client.host if asked.client else "", len(self._token) >= UNGUESSABLE
+        return self._wrong.is_let_in(address, given, fits, is_unguessable=is_long)
 
     async def _answer(self, request: Request) -> Response | None:
         path = request.url.path.removeprefix(address.root())
@@ -85,12 +102,13 @@ class Gate:
         if request.method == "POST":
             form = parse_qs((await _body(request)).decode("utf-8", "replace"))
             next_ = _own(form.get("next", [""])[0])
-            if keys.is_token(self._token, form.get("token", [""])[0].strip()):
+            token = form.get("token", [""])[0].strip()
+            if token and self._fits(request, token, lambda: keys.is_token(self._token, token)):
                 return self._welcome(request, next_)
             return self._entry(next_, "That is not the token.")
         next_ = _own(request.query_params.get("next", ""))
         key = request.query_params.get("key", "")
-        if key and self._links.use(key):
+        if key and self._fits(request, key, lambda: self._links.use(key)):
             return self._welcome(request, next_)
         if self._knows(request):
             return RedirectResponse(next_, 303)
@@ -103,7 +121,7 @@ class Gate:
             keys.cookie(self._token),
             max_age=keys.COOKIE_SECONDS,
             path=f"{address.root()}/",
-            secure=request.url.scheme == "https",
+            secure="https" in (request.url.scheme, request.headers.get("x-forwarded-proto")),
             httponly=True,
             samesite="lax",
         )

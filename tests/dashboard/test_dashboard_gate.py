@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from httpx import Response
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse
@@ -16,10 +18,12 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from backend.commands.entering import dashboard_link
+from backend.limits import MOST_WRONG
 from backend.settings import Settings
 from dashboard import keys, login
 from dashboard.__main__ import allowed_hosts, check_bind
 from dashboard.gate import LOCAL_NAMES, Gate
+from tests.dashboard.serving import dashboard
 
 TOKEN = "a-token-that-nobody-guesses"
 URL = "http://127.0.0.1:8322"
@@ -175,6 +179,71 @@ def test_pages_of_other_origins_may_not_call_the_dashboard(friend: TestClient, o
     answer = friend.put("/_stcore/upload_file/s/f", headers={"Origin": origin})
     assert answer.status_code == 403
     assert "access-control-allow-origin" not in answer.headers
+
+
+def _try(door: str, client: TestClient, value: str) -> Response:
+    """Bring a value to one of the three doors that only the token opens."""
+    if door == "form":
+        return client.post("/open", data={"token": value, "next": "/"}, headers={"Origin": URL})
+    if door == "link":
+        return client.get("/open", params={"key": value}, headers=HTML)
+    return client.get("/", headers=HTML | {"Cookie": f"routeprint_8322={value}"})
+
+
+def _right(door: str, token: str) -> str:
+    made = {"form": token, "link": dashboard_link(Settings(home=Path("unused"), token=token), token)}
+    return keys.cookie(token) if door == "cookie" else made[door].rpartition("=")[2]
+
+
+DOORS = pytest.mark.parametrize("door", ["form", "link", "cookie"])
+
+
+@DOORS
+def test_an_address_that_guesses_waits_before_every_door_and_others_do_not(door: str) -> None:
+    short = "short-token"
+    with behind_gate(short) as client:
+        guesser, other = (TestClient(client.app, URL, client=(at, 1), follow_redirects=False) for at in "ab")
+        assert {_try(door, guesser, f"guess-{n}").status_code for n in range(MOST_WRONG)} == {401}
+        for one in ("form", "link", "cookie"):
+            answer = _try(one, guesser, _right(one, short))
+            assert answer.status_code == 429, "else it would only be hidden which guess was right"
+            assert 0 < int(answer.headers["retry-after"]) <= 60
+            assert "Try again in" in answer.text
+            assert "set-cookie" not in answer.headers
+        headers = {"Origin": URL, "Cookie": f"routeprint_8322={keys.cookie(short)}"}
+        with pytest.raises(WebSocketDisconnect):
+            guesser.websocket_connect("/_stcore/stream", headers=headers).__enter__()
+        assert guesser.get("/", headers=HTML).status_code == 401, "the page itself is shown"
+        assert guesser.get("/_stcore/health").status_code == 200
+        assert _try(door, other, _right(door, short)).status_code in {200, 303}
+
+
+@DOORS
+def test_a_token_that_nobody_guesses_opens_while_its_address_waits(stranger: TestClient, door: str) -> None:
+    said = [_try(door, stranger, f"guess-{n}").status_code for n in range(MOST_WRONG + 1)]
+    assert said == [401] * MOST_WRONG + [429]
+    assert _try(door, stranger, _right(door, TOKEN)).status_code in {200, 303}
+
+
+def test_an_open_page_with_the_cookie_of_an_old_token_is_one_guess(stranger: TestClient) -> None:
+    old = keys.cookie("the token before")
+    assert {_try("cookie", stranger, old).status_code for _ in range(3 * MOST_WRONG)} == {401}
+    assert _try("form", stranger, "a first guess").status_code == 401
+
+
+def test_nobody_says_himself_which_address_he_guesses_from(tmp_path: Path) -> None:
+    with dashboard("http://127.0.0.1:1", tmp_path) as (url, _), httpx.Client(base_url=url, trust_env=False) as client:
+        said = [
+            client.post("/open", data={"token": f"guess-{n}"}, headers={"X-Forwarded-For": f"10.0.0.{n}"}).status_code
+            for n in range(MOST_WRONG + 1)
+        ]
+    assert said == [401] * MOST_WRONG + [429]
+
+
+def test_behind_tls_of_a_proxy_the_cookie_stays_there(stranger: TestClient) -> None:
+    headers = {"Origin": URL, "X-Forwarded-Proto": "https"}
+    answer = stranger.post("/open", data={"token": TOKEN, "next": "/"}, headers=headers)
+    assert "Secure" in answer.headers["set-cookie"]
 
 
 def test_a_form_larger_than_any_token_is_not_read(stranger: TestClient) -> None:
