@@ -3,10 +3,12 @@
     SIGTERM -> stages are asked to pause -> each ends after its batch -> their workflows go back -> the worker is gone
 
 A stage that is not through within the grace is ended; its last batch is done again by whoever goes on. A second signal
-ends it at once. Not covered: a worker that is killed; its colleagues find that out (heart.py).
+ends it at once. Where the database does not answer, nothing can be handed back: then the worker is gone all the same,
+and its colleagues find that out, as they do of one that was killed (heart.py).
 """
 
 import logging
+import os
 import threading
 import time
 
@@ -24,6 +26,9 @@ from worker import child
 from worker.heart import kinds_of, queue_of
 
 log = logging.getLogger("routeprint.worker")
+
+HANDING_SECONDS = 10.0
+"""How long handing back may take. With the grace it is less than what docker-compose.yml allows before it kills."""
 
 
 class Leaving:
@@ -45,9 +50,12 @@ class Leaving:
     def _pause(self) -> None:
         deadline = time.monotonic() + self._grace
         log.info("ending: %d stages finish what they have in hand", child.pause_all())
-        while child.n_running() and time.monotonic() < deadline:
+        while child.n_running() and time.monotonic() < deadline and not self.done.is_set():
             time.sleep(0.05)
         self.done.set()
+        time.sleep(HANDING_SECONDS)
+        log.error("gone without handing back, the database does not answer: other workers take over in a while")
+        os._exit(os.EX_TEMPFAIL)  # as if killed: whatever waits for the database here would wait for it for ever
 
 
 def hand_back(settings: Settings, name: str) -> list[str]:

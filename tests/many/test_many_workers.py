@@ -1,5 +1,6 @@
 """One analysis on many workers over PostgreSQL: the tables of one worker on SQLite, whoever dies meanwhile."""
 
+import os
 import random
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests.live import Live
 from tests.many.stored import differing, stored
 from tests.postgres import Postgres
 from tests.worker.tiny import save_tiny
+from worker.leaving import HANDING_SECONDS
 
 pytestmark = pytest.mark.slow
 NAMES = ("w0", "w1", "w2")
@@ -129,3 +131,23 @@ def test_workers_killed_and_postgresql_restarted_every_few_seconds_lose_nothing(
         assert patient(live, f"{path}/batches?limit=1")["items"]
     assert differing(calm, stored(url)) == []
     assert len(calm["analysis_batches"]) == 300
+
+
+def test_a_worker_that_is_asked_to_end_while_postgresql_is_gone_ends_and_its_work_goes_on(
+    tmp_path: Path, postgres: Postgres, url: str
+) -> None:
+    with sleepers(tmp_path, 0.05, "w0", ROUTEPRINT_DATABASE_URL=url, ROUTEPRINT_GRACE_SECONDS="1") as live:
+        analysis = analyse(live, sleeping.MODEL, 1600, statistics=False)
+        live.progress(f"/analyses/{analysis['id']}", 5)
+        worker = live.processes.pop("w0")
+        postgres.crash()
+        time.sleep(1.0)
+        worker.terminate()
+        ended = worker.wait(1 + HANDING_SECONDS + 10)
+        assert ended == os.EX_TEMPFAIL, (tmp_path / "w0.log").read_text()[-2000:]
+        assert "gone without handing back" in (tmp_path / "w0.log").read_text()
+        postgres.start()
+        live.start_workers("w1")
+        done = live.finished(f"/analyses/{analysis['id']}")
+        assert done["status"] == "succeeded", done["error"]
+        assert done["progress"]["done"] == 200
