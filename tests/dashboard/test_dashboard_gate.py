@@ -181,8 +181,11 @@ def test_pages_of_other_origins_may_not_call_the_dashboard(friend: TestClient, o
     assert "access-control-allow-origin" not in answer.headers
 
 
-def _try(door: str, client: TestClient, value: str) -> Response:
-    """Bring a value to one of the three doors that only the token opens."""
+OPENED_BY = ("form", "link", "cookie")
+
+
+def try_door(door: str, client: TestClient, value: str) -> Response:
+    """Bring a value to one of the three doors that only the token opens: itself, the key of a link, a cookie."""
     if door == "form":
         return client.post("/open", data={"token": value, "next": "/"}, headers={"Origin": URL})
     if door == "link":
@@ -190,12 +193,12 @@ def _try(door: str, client: TestClient, value: str) -> Response:
     return client.get("/", headers=HTML | {"Cookie": f"routeprint_8322={value}"})
 
 
-def _right(door: str, token: str) -> str:
+def key_for(door: str, token: str) -> str:
     made = {"form": token, "link": dashboard_link(Settings(home=Path("unused"), token=token), token)}
     return keys.cookie(token) if door == "cookie" else made[door].rpartition("=")[2]
 
 
-DOORS = pytest.mark.parametrize("door", ["form", "link", "cookie"])
+DOORS = pytest.mark.parametrize("door", OPENED_BY)
 
 
 @DOORS
@@ -203,9 +206,9 @@ def test_an_address_that_guesses_waits_before_every_door_and_others_do_not(door:
     short = "short-token"
     with behind_gate(short) as client:
         guesser, other = (TestClient(client.app, URL, client=(at, 1), follow_redirects=False) for at in "ab")
-        assert {_try(door, guesser, f"guess-{n}").status_code for n in range(MOST_WRONG)} == {401}
-        for one in ("form", "link", "cookie"):
-            answer = _try(one, guesser, _right(one, short))
+        assert {try_door(door, guesser, f"guess-{n}").status_code for n in range(MOST_WRONG)} == {401}
+        for one in OPENED_BY:
+            answer = try_door(one, guesser, key_for(one, short))
             assert answer.status_code == 429, "else it would only be hidden which guess was right"
             assert 0 < int(answer.headers["retry-after"]) <= 60
             assert "Try again in" in answer.text
@@ -215,20 +218,20 @@ def test_an_address_that_guesses_waits_before_every_door_and_others_do_not(door:
             guesser.websocket_connect("/_stcore/stream", headers=headers).__enter__()
         assert guesser.get("/", headers=HTML).status_code == 401, "the page itself is shown"
         assert guesser.get("/_stcore/health").status_code == 200
-        assert _try(door, other, _right(door, short)).status_code in {200, 303}
+        assert try_door(door, other, key_for(door, short)).status_code in {200, 303}
 
 
 @DOORS
 def test_a_token_that_nobody_guesses_opens_while_its_address_waits(stranger: TestClient, door: str) -> None:
-    said = [_try(door, stranger, f"guess-{n}").status_code for n in range(MOST_WRONG + 1)]
+    said = [try_door(door, stranger, f"guess-{n}").status_code for n in range(MOST_WRONG + 1)]
     assert said == [401] * MOST_WRONG + [429]
-    assert _try(door, stranger, _right(door, TOKEN)).status_code in {200, 303}
+    assert try_door(door, stranger, key_for(door, TOKEN)).status_code in {200, 303}
 
 
 def test_an_open_page_with_the_cookie_of_an_old_token_is_one_guess(stranger: TestClient) -> None:
     old = keys.cookie("the token before")
-    assert {_try("cookie", stranger, old).status_code for _ in range(3 * MOST_WRONG)} == {401}
-    assert _try("form", stranger, "a first guess").status_code == 401
+    assert {try_door("cookie", stranger, old).status_code for _ in range(3 * MOST_WRONG)} == {401}
+    assert try_door("form", stranger, "a first guess").status_code == 401
 
 
 def test_nobody_says_himself_which_address_he_guesses_from(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from backend import limits
+from backend.api.app import create_app
 from backend.security import OPEN_PATHS
 from tests.backend import seeding
 from tests.backend.api.conftest import TOKEN
 from tests.backend.api.test_gate import addresses
-from tests.dashboard.test_dashboard_gate import HTML, URL, behind_gate
+from tests.dashboard.test_dashboard_gate import HTML, OPENED_BY, URL, behind_gate, key_for, try_door
 
 NUMBERS = {"{batch_idx}": "0", "{layer}": "0", "{expert}": "0", "{step}": "1", "{n}": "0"}
 WRONG = [
@@ -175,6 +177,30 @@ def test_the_dashboard_shows_nothing_without_the_token(attack, stranger: TestCli
                 case.attempt(bool(stream.receive_text()))
         except WebSocketDisconnect:
             case.attempt(False)
+    assert case.zeros
+
+
+def test_a_short_token_is_not_found_by_trying(attack, settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = attack(
+        "a short token guessed",
+        "200 tries within a minute at each of four doors (the API; token, cookie and link of the dashboard), the right "
+        "one in their middle: 20 are looked at, and nothing tells which one was right",
+    )
+    monkeypatch.setattr(limits, "MOST_WRONG", 20)
+    short, n_tries = "short-token", 200
+
+    def at_the_api(client: TestClient, given: str) -> Any:
+        return client.get("/api/v1/system", headers={"Authorization": f"Bearer {given}"})
+
+    with TestClient(create_app(settings.model_copy(update={"token": short})), URL) as api:
+        doors = [(at_the_api, api, short)]
+        doors += [(partial(try_door, door), behind_gate(short), key_for(door, short)) for door in OPENED_BY]
+        for knock, client, right in doors:
+            assert knock(client, right).status_code in {200, 303}, "it opens"
+            client.cookies.clear()
+            said = [knock(client, right if n == n_tries // 2 else f"guess-{n}").status_code for n in range(n_tries)]
+            for n, status in enumerate(said):
+                case.attempt(status != (401 if n < 20 else 429))
     assert case.zeros
 
 
