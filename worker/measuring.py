@@ -37,7 +37,7 @@ def measure_shard(analysis_id: str, first: int, stop: int, job_id: str) -> int:
         analysis = session.get(t.Analysis, analysis_id)
         if analysis is None:
             raise NotFound("analysis", analysis_id)
-        plan = plans.load(session, analysis_id)
+        plan = plans.read(session, analysis_id)
         model_path = session.get_one(t.Model, analysis.model_id).path
         stored = writes.measured_batches(session, analysis_id, first, stop)
     if plan.digest != analysis.plan_digest:

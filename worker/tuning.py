@@ -104,7 +104,7 @@ def _load(engine: Engine, training_id: str) -> tuple[t.Training, t.Analysis, Bat
             raise NotFound("training", training_id)
         analysis = session.get_one(t.Analysis, training.analysis_id)
         model = session.get_one(t.Model, analysis.model_id)
-        plan = plans.load(session, analysis.id)
+        plan = plans.read(session, analysis.id)
     if model.weights_digest != analysis.model_digests["weights"]:
         raise Conflict(
             f"The weights of {analysis.model_id} are not the ones that were analysed. Restore them, or analyse again."

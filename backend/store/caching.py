@@ -1,4 +1,4 @@
-"""A small cache for what is costly to derive and never changes: measured batches are immutable."""
+"""A small cache for what is costly to derive and never changes: plans and measured batches are immutable."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -8,12 +8,20 @@ from typing import Generic, TypeVar
 V = TypeVar("V")
 
 
-class Recent(Generic[V]):
-    """Keeps the `size` values that were used last. Safe between threads; two may compute the same value at once."""
+def _one(_value: object) -> int:
+    return 1
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+
+class Recent(Generic[V]):
+    """Keeps the values that were used last. Safe between threads; of several that want one value, one makes it.
+
+    size: how much is kept in all; the value used last is, however large. size_of: what a value counts for, else 1.
+    """
+
+    def __init__(self, size: int, size_of: Callable[[V], int] = _one) -> None:
+        self._size, self._size_of = size, size_of
         self._values: OrderedDict[Hashable, V] = OrderedDict()
+        self._making: dict[Hashable, Lock] = {}
         self._lock = Lock()
 
     def get(self, key: Hashable, make: Callable[[], V]) -> V:
@@ -22,9 +30,18 @@ class Recent(Generic[V]):
             if key in self._values:
                 self._values.move_to_end(key)
                 return self._values[key]
-        value = make()
-        with self._lock:
-            self._values[key] = value
-            while len(self._values) > self._size:
-                self._values.popitem(last=False)
+            making = self._making.setdefault(key, Lock())
+        with making:
+            with self._lock:
+                if key in self._values:  # another thread made it meanwhile
+                    return self._values[key]
+            try:
+                value = make()
+                with self._lock:
+                    self._values[key] = value
+                    while len(self._values) > 1 and sum(map(self._size_of, self._values.values())) > self._size:
+                        self._values.popitem(last=False)
+            finally:
+                with self._lock:
+                    self._making.pop(key, None)
         return value

@@ -39,7 +39,7 @@ def check_rows(session: Session, analysis: t.Analysis) -> Iterator[None]:
 
 def check_plan(session: Session, analysis: t.Analysis) -> Iterator[None]:
     """The stored plan has its digest, and planning again from the rows gives the same plan."""
-    stored = plans.load(session, analysis.id)
+    stored = plans.read(session, analysis.id)
     same("the stored plan", analysis.plan_digest, stored.digest)
     yield
     prompt_set = read_prompt_set(session, analysis.dataset_id)
@@ -59,7 +59,7 @@ def _pages(session: Session, table: Any, analysis_id: str, *more: Any) -> Iterat
 
 def check_batches(session: Session, analysis: t.Analysis) -> Iterator[None]:
     """Each stored batch holds exactly the planned samples, in order; a finished analysis holds all of them."""
-    planned = {b.batch_idx: b for b in plans.load(session, analysis.id).batches}
+    planned = {b.batch_idx: b for b in plans.read(session, analysis.id).batches}
     samples = samples_by_batch(session, analysis.id)
     seen = set()
     for batch in _pages(session, t.AnalysisBatch, analysis.id):

@@ -60,7 +60,7 @@ def _steps(session: Session, training: t.Training) -> list[t.TrainingStep]:
 
 def check_steps(session: Session, training: t.Training, analysis: t.Analysis) -> Iterator[None]:
     """Each step saw the batch that its seed put there: same samples, labels and prompts, verified inside it."""
-    planned = {b.batch_idx: b for b in plans.load(session, analysis.id).batches}
+    planned = {b.batch_idx: b for b in plans.read(session, analysis.id).batches}
     samples = samples_by_batch(session, analysis.id)
     known = {(s.batch_idx, s.in_batch_idx): (s.row_id, s.label, s.prompt_digest) for b in samples.values() for s in b}
     steps = _steps(session, training)
@@ -102,7 +102,7 @@ def _turn(training: t.Training, step: int, per_epoch: int) -> str:
 def check_epochs(session: Session, training: t.Training, analysis: t.Analysis) -> Iterator[None]:
     """Each finished epoch visited every sample of the plan exactly once."""
     everything = sorted(
-        (b.batch_idx, s.in_batch_idx) for b in plans.load(session, analysis.id).batches for s in b.samples
+        (b.batch_idx, s.in_batch_idx) for b in plans.read(session, analysis.id).batches for s in b.samples
     )
     epochs: dict[int, list[tuple[int, int]]] = {}
     for step in _steps(session, training):

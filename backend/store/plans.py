@@ -1,9 +1,8 @@
-"""Frozen batch plans: stored once with their analysis, decoded once per process."""
+"""Frozen batch plans: stored once with their analysis; the ones used last stay decoded."""
 
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import select
@@ -12,6 +11,7 @@ from sqlalchemy.orm import Session
 from backend.domain.errors import NotFound
 from backend.domain.plan import BatchPlan
 from backend.store import tables as t
+from backend.store.caching import Recent
 
 
 def packed(plan: BatchPlan) -> Iterator[bytes]:
@@ -46,14 +46,29 @@ class Frozen:
         return t.AnalysisPlan(analysis_id=analysis_id, plan=self.blob)
 
 
-@lru_cache(maxsize=16)
-def _thaw(blob: bytes) -> BatchPlan:
-    return BatchPlan.from_json(zlib.decompress(blob))
+def n_rows(plan: BatchPlan) -> int:
+    """Return how many prompts a plan knows: in its batches, and left out."""
+    return len(plan.left_out) + sum(len(batch.samples) for batch in plan.batches)
+
+
+_decoded = Recent(500_000, n_rows)
+"""Half a kilobyte each. A plan never changes, so its analysis and its digest name it."""
 
 
 def load(session: Session, analysis_id: str) -> BatchPlan:
-    """Return the plan of an analysis. Raises NotFound, ProvenanceBroken where a batch id is not that of its samples."""
-    return _thaw(_blob(session, analysis_id))
+    """Return the plan of an analysis, for showing it. Raises NotFound, ProvenanceBroken like `read`.
+
+    What was decoded before is not looked at again: whoever checks or trains on a plan takes `read`.
+    """
+    digest = session.scalar(select(t.Analysis.plan_digest).where(t.Analysis.id == analysis_id))
+    if digest is None:
+        raise NotFound("analysis", analysis_id)
+    return _decoded.get((analysis_id, digest), lambda: read(session, analysis_id))
+
+
+def read(session: Session, analysis_id: str) -> BatchPlan:
+    """Return the plan as it is stored now. Raises NotFound, ProvenanceBroken where a batch id is not its samples'."""
+    return BatchPlan.from_json(zlib.decompress(_blob(session, analysis_id)))
 
 
 def _blob(session: Session, analysis_id: str) -> bytes:

@@ -268,6 +268,7 @@ def test_two_whole_steps_exchanged_after_the_training_are_not_the_order_of_its_s
 def test_a_plan_that_lost_its_batches_breaks_the_steps_and_ends(ready):
     created = submit(ready)
     seeding.train(ready.engine, created["id"], ready.plan)
+    assert ready.api.get(f"/analyses/{ready.analysis}/batches")["items"], "shown, so it is kept decoded"
     emptied = plans.Frozen.of(replace(ready.plan, batches=()))
     with writing(ready.engine) as session:
         session.get_one(t.AnalysisPlan, ready.analysis).plan = emptied.blob

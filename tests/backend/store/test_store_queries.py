@@ -1,4 +1,6 @@
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -106,6 +108,43 @@ def test_a_cache_never_waits_for_a_slow_value():
     assert cache.get("quick", lambda: "quick") == "quick"
     release.set()
     slow.join()
+
+
+def test_a_cache_keeps_so_much_in_all_and_always_the_last_one():
+    cache = Recent[str](5, len)
+
+    def made(*keys: str) -> list[str]:
+        anew: list[str] = []
+        assert [cache.get(key, lambda key=key: anew.append(key) or key) for key in keys] == list(keys)
+        return anew
+
+    assert made("aa", "bbb", "aa", "bbb") == ["aa", "bbb"]
+    assert made("cc", "bbb", "aa") == ["cc", "aa"], "the one used longest ago makes room"
+    assert made("too large for it", "too large for it") == ["too large for it"]
+    assert made("bbb", "aa", "bbb") == ["bbb", "aa"]
+
+
+def test_of_threads_that_want_one_value_one_makes_it_and_after_a_failure_the_next():
+    cache, made, begun = Recent[int](4), [], threading.Barrier(6)
+
+    def make() -> int:
+        made.append(1)
+        time.sleep(0.05)
+        if len(made) == 1:
+            raise ValueError("not this time")
+        return 7
+
+    def want() -> int | str:
+        begun.wait(10)
+        try:
+            return cache.get("key", make)
+        except ValueError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(6) as pool:
+        found = [one.result() for one in [pool.submit(want) for _ in range(6)]]
+    assert sorted(found, key=str) == [7] * 5 + ["not this time"]
+    assert len(made) == 2
 
 
 def run(session, status: str = "queued") -> t.Analysis:
