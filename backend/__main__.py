@@ -3,6 +3,9 @@
 import ctypes
 import logging
 import sys
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import uvicorn
@@ -16,6 +19,7 @@ from backend.settings import get_settings
 log = logging.getLogger("routeprint.backend")
 
 _M_ARENA_MAX, _ARENAS = -8, 2
+TRIM_SECONDS = 30.0
 
 
 def main() -> None:
@@ -25,7 +29,7 @@ def main() -> None:
         check_bind(settings)
     except InvalidInput as error:
         sys.exit(f"routeprint: {error}")
-    share_arenas()
+    keep_memory_low()
     logs.configure(settings.log_format, settings.log_level)
     try:
         app = create_app(settings)
@@ -45,14 +49,23 @@ def main() -> None:
     )
 
 
-def share_arenas() -> None:
-    """Have all threads share two arenas of glibc's allocator.
+def keep_memory_low() -> None:
+    """Have all threads share two arenas of glibc's allocator, and give back twice a minute what is free in them.
 
-    With an arena of its own each thread keeps what its requests freed: an API that fifty dashboards poll grew by 80 MiB
-    in ten minutes and held 690, with two arenas by 21 and held 375 (SQLite). Another libc has no such arenas.
+    With an arena of its own each thread keeps what its requests freed: an API that fifty dashboards polled grew by 80
+    MiB in ten minutes and held 690. In shared ones, too, free pages between used ones add up: 2 MiB a minute, while
+    what is used stayed the same. To give them back takes a millisecond. Another libc has no such arenas.
     """
     with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_ARENA_MAX, _ARENAS)
+        threading.Thread(target=_give_back, args=(libc.malloc_trim,), daemon=True, name="memory").start()
+
+
+def _give_back(trim: Callable[[int], object]) -> None:
+    while True:
+        time.sleep(TRIM_SECONDS)
+        trim(0)
 
 
 if __name__ == "__main__":
